@@ -1,0 +1,56 @@
+"""All assets of a study, with their jobs, schedule and resources, as one `Definitions`."""
+
+import dagster as dg
+
+from amr_pipeline.assets import (
+    audit,
+    automation,
+    benchmark_responses,
+    difficulty,
+    evaluation,
+    flips,
+    queries,
+    release,
+    responses,
+    second_opinions,
+    sources,
+    subsets,
+    training,
+    verdicts,
+)
+from amr_pipeline.assets.partitions import partitions_of
+from amr_pipeline.assets.resources import Deployment, Platform, study_of
+from amr_pipeline.studies.study import Study
+from amr_pipeline.verdicts.known_constraints import require_known_constraints
+
+
+def assets_of(study: Study) -> list[dg.AssetsDefinition]:
+    """Every asset of the study, in pipeline order; chapters without a row (no training recipe) have none."""
+    partitions = partitions_of(study)
+    assets = [*sources.build(study, partitions), *queries.build(study, partitions), *responses.build(study, partitions)]
+    assets += [*verdicts.build(study, partitions), *audit.build(study), *difficulty.build(study, partitions)]
+    if study.selection_recipes:
+        assets += [*subsets.build(study, partitions), *second_opinions.build(study, partitions)]
+        assets += release.build(study, partitions)
+    assets += flips.build(study)
+    if study.training_recipes:
+        assets += [*training.build(study, partitions), *benchmark_responses.build(study, partitions)]
+        assets += evaluation.build(study, partitions)
+    return assets
+
+
+def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitions:
+    """The code location of one deployment; `study` overrides the one it names (tests, the demo)."""
+    study = study_of(deployment) if study is None else require_known_constraints(study)
+    assets = assets_of(study)
+    names = {key.to_user_string() for asset in assets for key in asset.keys}
+    jobs = automation.jobs_of(names)
+    return dg.Definitions(
+        assets=assets,
+        jobs=jobs,
+        schedules=[
+            automation.regrade_schedule(study, jobs, deployment.regrade_cron, deployment.regrade_partitions),
+        ],
+        resources={"platform": Platform.of(deployment)},
+        executor=dg.in_process_executor,
+    )

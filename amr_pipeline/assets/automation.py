@@ -1,0 +1,89 @@
+"""Named jobs, and the schedule that re-grades what a changed verifier owes.
+
+Belongs here: what runs together and when. Does not belong here: what an asset does.
+"""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from amr_pipeline.assets.lineage import Lineage
+from amr_pipeline.assets.resources import Platform
+from amr_pipeline.studies.study import Study
+
+if TYPE_CHECKING:
+    # What define_asset_job returns has no public name.
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    from amr_pipeline.engines.tables_on_disk import TableStore
+
+JOBS: dict[str, tuple[tuple[str, ...], str]] = {
+    "collect": (("raw_queries",), "read every source"),
+    "collect_benchmarks": (("benchmark_queries",), "read every benchmark"),
+    "clean": (("queries", "dropped_queries"), "filter, deduplicate and decontaminate"),
+    "distil": (("responses",), "have distillers answer what is owed"),
+    "assess_quality": (("response_quality",), "perplexity, frequent n-grams, structure"),
+    "regrade": (("verdicts",), "judge what today's verifiers owe, from stored responses"),
+    "draw_audit": (("audit",), "a few responses of every kind for a person to judge"),
+    "grade": (("difficulty",), "difficulty from verdicts"),
+    "select": (("subsets", "second_opinions", "release"), "subsets, second opinions on them, and their releases"),
+    "train": (("checkpoints", "benchmark_responses", "benchmark_scores"), "train and measure"),
+    "report": (("difficulty_report", "flip_report", "sweep_report"), "pages and plots"),
+}
+"""Job name: assets of one partitioning, and one sentence."""
+
+
+def jobs_of(existing: set[str]) -> list["UnresolvedAssetJobDefinition"]:
+    """The named jobs whose assets the study has."""
+    return [
+        dg.define_asset_job(
+            name, selection=dg.AssetSelection.assets(*(asset for asset in assets if asset in existing)), description=why
+        )
+        for name, (assets, why) in JOBS.items()
+        if any(asset in existing for asset in assets)
+    ]
+
+
+def regrade_schedule(
+    study: Study, jobs: list["UnresolvedAssetJobDefinition"], cron: str, most: int
+) -> dg.ScheduleDefinition:
+    """A schedule that requests one `regrade` run per partition that owes verdicts, at most `most` of them per tick.
+
+    Verdicts are owed after a verifier's row, prompt or code changed (its fingerprint did), after responses were
+    added, or while a transient cause left some undecided. A tick with nothing owed skips and says so. Partitions
+    without responses are not re-grading's business and are left to the backfill.
+    """
+    regrade = next(job for job in jobs if job.name == "regrade")
+
+    @dg.schedule(job=regrade, cron_schedule=cron, name="regrade", description=regrade.description)
+    def schedule(context: dg.ScheduleEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
+        running = context.instance.get_runs(dg.RunsFilter(job_name="regrade", statuses=_UNFINISHED))
+        under_way = {run.tags.get("dagster/partition", "") for run in running}
+        requested = partitions_to_regrade(study, platform.tables(), under_way, most)
+        if not requested:
+            return dg.SkipReason(f"no verdict is owed ({len(under_way)} partitions under way)")
+        # The tick is part of the key: a partition that still owes something next time is requested again.
+        tick = context.scheduled_execution_time.isoformat()
+        return [dg.RunRequest(partition_key=key, run_key=f"{key} {tick}") for key in requested]
+
+    return schedule
+
+
+def partitions_to_regrade(study: Study, store: "TableStore", under_way: set[str], most: int) -> list[str]:
+    """Partitions that have responses, owe verdicts and are not being judged now; at most `most`.
+
+    Those never judged come first, then the longest ago judged, so that verdicts which stay undecided at every attempt
+    keep no other partition waiting.
+    """
+    owed = [key for key in Lineage(study, store).owed("verdicts") if store.latest("responses", key) is not None]
+    waiting = {key: store.latest("verdicts", key) for key in owed if key not in under_way}
+    judged_at = {key: commit.created_at if commit else "" for key, commit in waiting.items()}
+    return sorted(judged_at, key=lambda key: judged_at[key])[:most]
+
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]

@@ -1,0 +1,175 @@
+"""benchmark_scores and sweep_report: what each checkpoint scores on held-out problems, and what a sweep shows."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import polars as pl
+
+from amr_pipeline import tables
+from amr_pipeline.assets.benchmark_responses import current_benchmark_responses
+from amr_pipeline.assets.partitions import StudyPartitions
+from amr_pipeline.assets.publication import Built, dictionary_check, progress_log, publish
+from amr_pipeline.assets.reporting import picture, publish_page
+from amr_pipeline.assets.resources import Platform
+from amr_pipeline.assets.verdicts import judge_responses
+from amr_pipeline.categories import Category
+from amr_pipeline.evaluation import benchmark_summary, compare_all
+from amr_pipeline.report import plots
+from amr_pipeline.report.layouts import comparison_rows, score_rows
+from amr_pipeline.report.pages import Section, page
+from amr_pipeline.report.summary import markdown_table
+from amr_pipeline.responses.progress import Progress
+from amr_pipeline.studies.study import Study
+
+
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+    """The evaluation assets of a study."""
+
+    @dg.asset(
+        partitions_def=partitions.training_recipes,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[
+            "benchmark_responses",
+            "checkpoints",
+            dg.AssetDep("benchmark_queries", partition_mapping=dg.AllPartitionMapping()),
+        ],
+        check_specs=[dictionary_check("benchmark_scores")],
+        group_name="evaluation",
+        kinds={"python", "mlflow"},
+        pool="engines",
+    )
+    def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        """Verdicts on what each checkpoint wrote to held-out problems, by the study's verifiers; generates nothing."""
+        done = publish(context, platform, study, tables.BENCHMARK_SCORES, lambda name: _measure(study, platform, name))
+        summary = benchmark_summary(platform.tables().read("benchmark_scores", list(done.rows)).lazy())
+        return done.result(metadata={"scores": dg.MetadataValue.md(markdown_table(summary.columns, summary.rows()))})
+
+    @dg.asset(
+        deps=[
+            dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping())
+            for name in ("benchmark_scores", "checkpoints")
+        ],
+        automation_condition=dg.AutomationCondition.eager(),
+        group_name="evaluation",
+        kinds={"matplotlib", "mlflow"},
+    )
+    def sweep_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        """Score by learning rate with intervals, and every run against the best one, problem by problem."""
+        return _report(study, platform)
+
+    return [benchmark_scores, sweep_report]
+
+
+def sweep_rows(study: Study, scores: pl.DataFrame) -> list[dict[str, object]]:
+    """One row per scored run and benchmark: recipe, sweep, learning_rate, benchmark, mean, low, high, undecided."""
+    rates = {run.name: run for run in study.training_recipes}
+    return [
+        {
+            "training_recipe": row["training_recipe"],
+            "sweep": rates[row["training_recipe"]].sweep,
+            "learning_rate": rates[row["training_recipe"]].learning_rate,
+            "benchmark": row["benchmark"],
+            "mean": row["pass_at_1"],
+            "low": row["pass_at_1_low"],
+            "high": row["pass_at_1_high"],
+            "stop_ratio": row["stop_ratio"],
+            "undecided": row["num_undecided"],
+        }
+        for row in benchmark_summary(scores.lazy()).iter_rows(named=True)
+        if row["training_recipe"] in rates
+    ]
+
+
+def _report(study: Study, platform: Platform) -> dg.MaterializeResult:
+    store = platform.tables()
+    scores = store.read("benchmark_scores", [run.name for run in study.training_recipes], missing="empty")
+    rows = [row for row in sweep_rows(study, scores) if row["mean"] is not None]
+    sections = [*_curves(rows), *(_comparison(rows, scores) if rows else ())]
+    numbers = {"runs": str(len({row["training_recipe"] for row in rows})), "responses": f"{scores.height:,}"}
+    address = publish_page(study, store, "sweep_report", page(f"Sweeps of {study.name}", numbers, sections))
+    return dg.MaterializeResult(
+        metadata={
+            "page": dg.MetadataValue.path(address),
+            **{
+                f"{one.heading}, numbers": dg.MetadataValue.md(markdown_table(*one.rows))
+                for one in sections
+                if one.rows
+            },
+            **{one.heading: picture(one.picture) for one in sections if one.picture},
+        }
+    )
+
+
+def _curves(rows: Sequence[dict[str, object]]) -> Iterator[Section]:
+    """Score against learning rate, a section per sweep and benchmark."""
+    for sweep in sorted({str(row["sweep"]) for row in rows if row["sweep"]}):
+        for benchmark in sorted({str(row["benchmark"]) for row in rows}):
+            mine = [row for row in rows if row["sweep"] == sweep and row["benchmark"] == benchmark]
+            yield Section(
+                heading=f"{sweep} on {benchmark}",
+                text="pass@1 with its 95 % interval over problems, by peak learning rate.",
+                picture=plots.sweep_curve(mine, benchmark),
+            )
+
+
+def _comparison(rows: Sequence[dict[str, object]], scores: pl.DataFrame) -> tuple[Section, Section]:
+    """All scores, and every run against the best one on equal draws."""
+    best = str(max(rows, key=lambda row: float(str(row["mean"])))["training_recipe"])
+    return (
+        Section(heading="Scores", rows=score_rows(benchmark_summary(scores.lazy()))),
+        Section(
+            heading=f"Against {best}",
+            text="Runs are compared problem by problem on equal seeds; p values are corrected for their number.",
+            rows=comparison_rows(compare_all(scores.lazy(), best)),
+        ),
+    )
+
+
+def _measure(study: Study, platform: Platform, name: str) -> Built:
+    """`benchmark_scores` rows of one checkpoint from its stored responses; MLflow gets the means."""
+    recipe, store = study.training_recipe(name), platform.tables()
+    responses = current_benchmark_responses(study, store, recipe)
+    progress = Progress(total=responses.height, what=f"benchmark verdicts of {name}", say=progress_log.info)
+    judged = [
+        verdict
+        for (category,), mine in sorted(responses.partition_by("category", as_dict=True).items())
+        for verdict in _judged(study, platform, str(category), mine, progress)
+    ]
+    said = pl.DataFrame(
+        judged, schema={"response_id": pl.String, "verdict": pl.String, "verify_score": pl.Float64, "cause": pl.String}
+    )
+    frame = responses.join(said, on="response_id").select(
+        pl.col(column).cast(kind) for column, kind in tables.BENCHMARK_SCORES.schema.items()
+    )
+    checkpoint = store.read("checkpoints", name).row(0, named=True)
+    scores = {"learning_rate_peak": recipe.learning_rate, **_means(frame)}
+    platform.tracking(study.name).record_scores(checkpoint["mlflow_run_id"], scores)
+    counts = frame.get_column("verdict").value_counts()
+    return frame, dict(counts.iter_rows())
+
+
+def _means(scores: pl.DataFrame) -> dict[str, float]:
+    """What MLflow shows of one run: `{benchmark}_{measure}`."""
+    measures = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "stop_ratio", "mean_response_tokens")
+    return {
+        f"{row['benchmark']}_{measure}": row[measure]
+        for row in benchmark_summary(scores.lazy()).iter_rows(named=True)
+        if row["pass_at_1"] is not None
+        for measure in measures
+    }
+
+
+def _judged(
+    study: Study, platform: Platform, category: str, responses: pl.DataFrame, progress: Progress
+) -> Iterator[dict[str, object]]:
+    row = study.verifier(Category(category))
+    if row is None:
+        raise ValueError(f"a benchmark has {category} problems and the study no verifier for them; add its row")
+    for verdict in judge_responses(platform, row, responses):
+        progress.add(1)
+        yield {
+            "response_id": verdict.response_id,
+            "verdict": str(verdict.outcome),
+            "verify_score": verdict.verify_score,
+            "cause": None if verdict.cause is None else str(verdict.cause),
+        }

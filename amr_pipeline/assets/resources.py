@@ -1,0 +1,227 @@
+"""The deployment: the only file that reads the environment, and the only door from assets to engines.
+
+Engine modules are imported inside the methods that need them, so definitions load without Ray, vLLM or torch.
+Engines are kept per process: runs that share a process (the demo, a test) share warm pools and one Ray cluster.
+"""
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from amr_pipeline.queries.decontamination import Embed
+from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
+from amr_pipeline.studies.loading import load_study
+from amr_pipeline.studies.study import Distiller, HubDataset, Sampling, Scorer, Study, TrainingRecipe
+from amr_pipeline.verdicts.known_constraints import require_known_constraints
+from amr_pipeline.verdicts.verifier import CompareAnswers, RunPrograms
+
+if TYPE_CHECKING:
+    from amr_pipeline.engines.engine_pools import EnginePools
+    from amr_pipeline.engines.mlflow_runs import MlflowRuns
+    from amr_pipeline.engines.tables_on_disk import TableStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Where things run and are kept; never anything that changes a result.
+
+    Attributes:
+        study: module name under `amr_pipeline.studies`, or the path of a study file.
+        study_parameters: what a parametrized study is given (`imported`: root, set).
+        home: folder for the embedded default (SQLite, checkpoints, caches, logs).
+        storage: folder or `s3://` address of the tables.
+        storage_options: what fsspec needs to reach it.
+        ray_address: an existing cluster, or None for one inside this process.
+        mlflow_uri: tracking store.
+        max_engines: models in memory at a time.
+        engines_per_model: engines that share one model's work.
+        regrade_cron: when the schedule `regrade` looks for owed verdicts.
+        regrade_partitions: runs that one tick of it may request, so that a changed verifier does not flood the queue.
+    """
+
+    study: str
+    study_parameters: Mapping[str, str]
+    home: Path
+    storage: str
+    storage_options: Mapping[str, object]
+    ray_address: str | None
+    mlflow_uri: str
+    max_engines: int
+    engines_per_model: int
+    regrade_cron: str
+    regrade_partitions: int
+
+
+def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
+    """The deployment that the `AMR_*` variables describe (README: environment).
+
+    Raises:
+        ValueError: a variable has a value that cannot be used.
+    """
+    home = Path(environ.get("AMR_HOME") or ".amr").absolute()
+    parameters = environ.get("AMR_STUDY_PARAMETERS", "")
+    pairs = [item.partition("=") for item in parameters.split(",") if item]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError(f"AMR_STUDY_PARAMETERS is {parameters!r}; wanted name=value,name=value")
+    cron = environ.get("AMR_REGRADE_CRON") or "*/15 * * * *"
+    if len(cron.split()) != 5:
+        raise ValueError(f"AMR_REGRADE_CRON is {cron!r}; wanted five fields, as in cron")
+    endpoint = environ.get("AMR_S3_ENDPOINT")
+    return Deployment(
+        study=environ.get("AMR_STUDY") or "micro",
+        study_parameters={name: value for name, _, value in pairs},
+        home=home,
+        storage=environ.get("AMR_STORAGE") or str(home / "tables"),
+        storage_options={"endpoint_url": endpoint} if endpoint else {},
+        ray_address=environ.get("AMR_RAY_ADDRESS") or None,
+        mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        max_engines=_count("AMR_MAX_ENGINES", environ.get("AMR_MAX_ENGINES"), 2),
+        engines_per_model=_count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
+        regrade_cron=cron,
+        regrade_partitions=_count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
+    )
+
+
+def _count(name: str, given: str | None, default: int) -> int:
+    text = given or str(default)
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} is {text!r}; wanted a whole number from 1")
+    return int(text)
+
+
+def study_of(deployment: Deployment) -> Study:
+    """The study that the deployment names, validated.
+
+    Raises:
+        StudyError: its rows contradict each other, or it asks for an instruction constraint that has no rule.
+    """
+    return require_known_constraints(load_study(deployment.study, deployment.study_parameters))
+
+
+class Platform(dg.ConfigurableResource):
+    """Tables, engines and tracking of one deployment, opened when first used."""
+
+    home: str
+    storage: str
+    storage_options: dict[str, str] = {}
+    ray_address: str | None = None
+    mlflow_uri: str
+    max_engines: int = 2
+    engines_per_model: int = 1
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "Platform":
+        """The resource for a deployment."""
+        return cls(
+            home=str(deployment.home),
+            storage=deployment.storage,
+            storage_options={key: str(value) for key, value in deployment.storage_options.items()},
+            ray_address=deployment.ray_address,
+            mlflow_uri=deployment.mlflow_uri,
+            max_engines=deployment.max_engines,
+            engines_per_model=deployment.engines_per_model,
+        )
+
+    def tables(self) -> "TableStore":
+        """The table store."""
+        from amr_pipeline.engines.tables_on_disk import TableStore
+
+        return TableStore(self.storage, storage_options=self.storage_options or None)
+
+    def pools(self) -> "EnginePools":
+        """Model engines in Ray actors, warm for as long as this process lives."""
+        return _open_engines(self)
+
+    def generate(self, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
+        """Responses of a distiller: written by its engine, or looked up where they exist already."""
+        if row.engine == "imported":
+            from amr_pipeline.engines.imported_responses import imported_responses
+
+            return imported_responses(row, requests)
+        return self.pools().generate(row, requests)
+
+    def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
+        """Rows of a hub data set."""
+        from amr_pipeline.engines.hub import read_hub_dataset
+
+        return read_hub_dataset(reads)
+
+    def embedder(self, model: str, revision: str | None) -> Embed:
+        """The embedding function a study names."""
+        from amr_pipeline.engines.embedding_model import embedder
+
+        return embedder(model, revision)
+
+    def compare_answers(self) -> CompareAnswers:
+        """Killable symbolic answer checkers."""
+        from amr_pipeline.engines.answer_checkers import shared_answer_checkers
+
+        return shared_answer_checkers()
+
+    def run_programs(self) -> RunPrograms:
+        """The code sandbox."""
+        from amr_pipeline.engines.code_sandbox import shared_code_sandbox
+
+        return shared_code_sandbox()
+
+    def tracking(self, study: str) -> "MlflowRuns":
+        """MLflow runs of a study."""
+        from amr_pipeline.engines.mlflow_runs import MlflowRuns
+
+        return MlflowRuns(self.mlflow_uri, artifacts=self.folder("mlflow_artifacts"), study=study)
+
+    def write_with_checkpoint(
+        self, origin: TrainingRecipe, checkpoint: Path, sampling: Sampling, requests: Iterable[GenerationRequest]
+    ) -> Iterator[GeneratedResponse]:
+        """Responses of a checkpoint, by an engine of the model it was trained from that takes over its weights."""
+        assert origin.starts_from is not None, "the origin of a chain starts from a model"
+        like = Scorer(
+            model=origin.starts_from, revision=origin.revision or "", max_model_len=origin.evaluation_context_tokens
+        )
+        return self.pools().generate_with_weights(like, checkpoint, sampling, requests)
+
+    def free_engines(self) -> None:
+        """End idle engines, so that training has the memory and cores."""
+        if _engines:
+            self.pools().drop_all_idle()
+
+    def folder(self, name: str) -> Path:
+        """A folder under the home, made if it does not exist."""
+        path = Path(self.home) / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+_engines: dict[str, "EnginePools"] = {}
+_opening = threading.Lock()
+
+
+def _open_engines(platform: Platform) -> "EnginePools":
+    """The process's pools for this deployment, opened once."""
+    key = f"{platform.ray_address}|{platform.home}"
+    with _opening:
+        if key not in _engines:
+            from amr_pipeline.engines.engine_pools import open_pools
+
+            _engines[key] = open_pools(
+                ray_address=platform.ray_address,
+                cache=platform.folder("engine_cache"),
+                max_engines=platform.max_engines,
+                num_replicas=platform.engines_per_model,
+            )
+        return _engines[key]
+
+
+def close_engines() -> None:
+    """Stop every engine this process opened; called at exit, and by tests."""
+    while _engines:
+        _engines.popitem()[1].close()
+
+
+atexit.register(close_engines)

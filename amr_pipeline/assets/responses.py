@@ -1,0 +1,313 @@
+"""responses, frequent_ngrams and response_quality.
+
+`responses` is the ledger of what was paid for: rows are added and never removed, and a row's identity is its
+content. What is owed is expected minus present; finished responses are committed every few hundred or few seconds.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import polars as pl
+
+from amr_pipeline import tables, worklist
+from amr_pipeline.assets.lineage import Lineage
+from amr_pipeline.assets.partitions import ALL, StudyPartitions, distiller_and_shard, stored_partitions
+from amr_pipeline.assets.publication import (
+    Built,
+    Publication,
+    dictionary_check,
+    note_current,
+    note_written,
+    partitions_of_run,
+    progress_log,
+    publish,
+)
+from amr_pipeline.assets.resources import Platform
+from amr_pipeline.categories import Category
+from amr_pipeline.report.summary import counts_plot
+from amr_pipeline.responses import quality
+from amr_pipeline.responses.expected import expected_responses
+from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, ScoringRequest, seed_of
+from amr_pipeline.responses.progress import Progress
+from amr_pipeline.responses.prompts import prompt_messages
+from amr_pipeline.studies.study import Distiller, Study
+
+if TYPE_CHECKING:
+    from amr_pipeline.engines.tables_on_disk import TableStore
+
+RESPONSES_PER_PART = 100
+SECONDS_PER_PART = 5.0
+"""A part is committed when either is reached: what a kill can cost."""
+
+COMPLETE = "every_expected_response_is_present"
+
+
+_WITH_QUERY = pl.Schema(
+    {
+        **tables.RESPONSES.schema,
+        **{name: tables.QUERIES.schema[name] for name in ("messages", "reference", "test_cases", "constraints")},
+    }
+)
+
+
+def current_responses(study: Study, store: "TableStore", distiller: str, shard: str) -> pl.DataFrame:
+    """Stored responses that today's rows expect, with their query's messages, reference, tests and constraints.
+
+    Responses of an earlier fingerprint, or to queries that were dropped since, stay stored and are left out here.
+    """
+    expected = expected_responses(store.read("queries", shard), study.distiller(distiller))
+    stored = store.read("responses", f"{distiller}|{shard}")
+    return stored.join(
+        expected.select("response_id", "messages", "reference", "test_cases", "constraints"),
+        on="response_id",
+        how="inner",
+    )
+
+
+def texts_of(study: Study, store: "TableStore", rows: pl.DataFrame) -> pl.DataFrame:
+    """The current responses (`current_responses`) of some rows with `response_id`, `distiller` and `shard`.
+
+    Only partitions that hold one of them are read, one at a time.
+    """
+    frames = [
+        current_responses(study, store, distiller, shard).join(rows.select("response_id"), on="response_id", how="semi")
+        for distiller, shard in rows.select("distiller", "shard").unique().sort("distiller", "shard").iter_rows()
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=_WITH_QUERY)
+
+
+def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
+    """The response assets of a study."""
+    of_shard = dg.MultiToSingleDimensionPartitionMapping("shard")
+    pools = {"imported": "tables"}
+    engine_pool = "engines" if any(row.engine != "imported" for row in study.distillers) else pools["imported"]
+
+    @dg.asset(
+        partitions_def=partitions.responses,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[dg.AssetDep("queries", partition_mapping=of_shard)],
+        check_specs=[
+            dictionary_check("responses"),
+            dg.AssetCheckSpec(COMPLETE, asset="responses", description="expected minus present is empty"),
+        ],
+        group_name="responses",
+        kinds={"vllm", "ray"},
+        pool=engine_pool,
+    )
+    def responses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        """What each distiller wrote for each query in each pass; only what is owed is generated."""
+        return Distilling(context, platform, study).result()
+
+    @dg.asset(
+        deps=[dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping()) for name in ("responses", "queries")],
+        check_specs=[dictionary_check("frequent_ngrams")],
+        group_name="responses",
+        kinds={"polars"},
+    )
+    def frequent_ngrams(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        """Strings of 20 tokens that occur too often in today's responses together; two passes, a shard at a time."""
+        return publish(
+            context, platform, study, tables.FREQUENT_NGRAMS, lambda _: _find_ngrams(study, platform)
+        ).result()
+
+    @dg.asset(
+        partitions_def=partitions.responses,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[dg.AssetDep("responses"), "frequent_ngrams", dg.AssetDep("queries", partition_mapping=of_shard)],
+        check_specs=[dictionary_check("response_quality")],
+        group_name="responses",
+        kinds={"vllm", "ray"},
+        pool=engine_pool,
+    )
+    def response_quality(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+        """Perplexity, frequent n-grams and structure of every response, and the first rule it breaks."""
+        done = publish(context, platform, study, tables.RESPONSE_QUALITY, lambda key: _assess(study, platform, key))
+        return done.result(metadata={"quality": dg.MetadataValue.md(counts_plot(done.counts))})
+
+    return [responses, frequent_ngrams, response_quality]
+
+
+class Distilling:
+    """One run's work on the responses table: distillers side by side, each streaming over all its shards.
+
+    Every distiller keeps counts of its own, because a sum over threads loses some.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, platform: Platform, study: Study) -> None:
+        self._context, self._platform, self._study = context, platform, study
+        self._store = platform.tables()
+
+    def result(self) -> dg.MaterializeResult:
+        """Fill every partition of the run, then say what was owed, generated and found."""
+        by_distiller: dict[str, list[str]] = {}
+        for key in partitions_of_run(self._context):
+            by_distiller.setdefault(distiller_and_shard(key)[0], []).append(key)
+        done, owed, generated = Publication(table=tables.RESPONSES), 0, 0
+        with ThreadPoolExecutor(max_workers=self._platform.max_engines) as side_by_side:
+            for finished in [side_by_side.submit(self._fill, name, keys) for name, keys in by_distiller.items()]:
+                filled = finished.result()
+                done.add(filled.done)
+                owed, generated = owed + filled.owed, generated + filled.generated
+        return done.result(
+            metadata={
+                "responses generated in this run": generated,
+                "finish reasons": dg.MetadataValue.md(counts_plot(done.counts)),
+            },
+            checks=(
+                dg.AssetCheckResult(
+                    check_name=COMPLETE,
+                    asset_key="responses",
+                    passed=owed == generated,
+                    metadata={"owed at start": owed, "generated": generated},
+                ),
+            ),
+        )
+
+    def _fill(self, name: str, keys: list[str]) -> "Filled":
+        """All partitions of one distiller: requests of all of them flow through its pool without a barrier."""
+        lineage, row = Lineage(self._study, self._store), self._study.distiller(name)
+        ledgers = [_Ledger(self._store, self._study, lineage, key) for key in keys]
+        filled = Filled(owed=sum(ledger.owed.height for ledger in ledgers))
+        home = {identity: ledger for ledger in ledgers for identity in ledger.owed.get_column("response_id")}
+        progress = Progress(total=filled.owed, what=f"responses of {name}", say=progress_log.info)
+        if filled.owed:
+            requests = (request for ledger in ledgers for request in ledger.requests(row))
+            for answer in self._platform.generate(row, requests):
+                home[answer.response_id].take(answer)
+                progress.add(1, answer.response_tokens)
+                filled.generated += 1
+        for ledger in ledgers:
+            ledger.publish(filled.done)
+        return filled
+
+
+@dataclass(kw_only=True)
+class Filled:
+    """What one distiller's partitions owed when the run began, got, and are now."""
+
+    owed: int
+    generated: int = 0
+    done: Publication = field(default_factory=lambda: Publication(table=tables.RESPONSES))
+
+
+class _Ledger:
+    """One partition of responses while it is being filled.
+
+    What is owed is what its writer's own version lacks. Should another run commit meanwhile, this one's next commit
+    raises `CommitConflict` and the partition stays as the other run left it.
+    """
+
+    def __init__(self, store: "TableStore", study: Study, lineage: Lineage, key: str) -> None:
+        self._store, self._key = store, key
+        distiller, shard = distiller_and_shard(key)
+        self._row = study.distiller(distiller)
+        self._fingerprints = lineage.fingerprints("responses", key)
+        self._is_current = lineage.is_current("responses", key)
+        expected = expected_responses(store.read("queries", shard), self._row)
+        self._writer = store.writer("responses", key, fingerprints=self._fingerprints)
+        present = self._writer.found(["response_id", "finish_reason"])
+        self.owed = worklist.owed(expected, present, ["response_id"])
+        self._questions = {row["response_id"]: row for row in self.owed.iter_rows(named=True)}
+        self._finish_reasons = Counter(present.get_column("finish_reason"))
+        self._num_missing = self.owed.height
+        self._fresh: list[dict[str, object]] = []
+        self._committed_at = time.monotonic()
+
+    def requests(self, row: Distiller) -> Iterator[GenerationRequest]:
+        """What the engine is asked, in the order of the queries."""
+        for identity, question in self._questions.items():
+            yield GenerationRequest(
+                response_id=identity,
+                messages=prompt_messages(
+                    question["messages"], Category(question["category"]), row.system_prompt, row.prompt_suffixes
+                ),
+                seed=seed_of(identity),
+            )
+
+    def take(self, answer: GeneratedResponse) -> None:
+        """Keep one response; commit a part when enough came together."""
+        question = self._questions[answer.response_id]
+        self._num_missing -= 1
+        self._finish_reasons[answer.finish_reason] += 1
+        self._fresh.append(
+            {
+                "response_id": answer.response_id,
+                "query_id": question["query_id"],
+                "category": question["category"],
+                "distiller": self._row.name,
+                "distiller_fingerprint": self._row.distiller_fingerprint,
+                "pass_index": question["pass_index"],
+                "seed": None if self._row.engine == "imported" else seed_of(answer.response_id),
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "prompt_tokens": answer.prompt_tokens,
+                "response_tokens": answer.response_tokens,
+                "engine": answer.engine,
+            }
+        )
+        is_time = time.monotonic() - self._committed_at >= SECONDS_PER_PART
+        if len(self._fresh) >= RESPONSES_PER_PART or is_time or not self._num_missing:
+            self._commit_part()
+
+    def publish(self, done: Publication) -> None:
+        """Complete the partition, unless it owes nothing and says so already; what got no answer stays owed."""
+        if self._is_current and not self._questions:
+            note_current(done, self._store, self._key)
+            return
+        self._writer.append(self._frame())
+        self._writer.complete(counts=self._finish_reasons, owed=self._num_missing)
+        note_written(done, self._key, self._store.read("responses", self._key), self._finish_reasons)
+
+    def _commit_part(self) -> None:
+        self._writer.append(self._frame())
+        self._writer.commit_part()
+        self._fresh, self._committed_at = [], time.monotonic()
+
+    def _frame(self) -> pl.DataFrame:
+        return pl.DataFrame(self._fresh, schema=tables.RESPONSES.schema)
+
+
+def _find_ngrams(study: Study, platform: Platform) -> Built:
+    rules, keys = study.quality_rules, stored_partitions(study, "responses")
+    if rules.ngram_tokens is None:
+        return tables.FREQUENT_NGRAMS.empty(), {}
+    store, counts = platform.tables(), Counter[int]()
+
+    def texts() -> Iterator[str]:
+        for key in keys:
+            yield from current_responses(study, store, *distiller_and_shard(key)).get_column("text")
+
+    counts.update(quality.count_ngrams(texts(), rules.ngram_tokens))
+    found = quality.frequent(counts, rules.ngram_occurrences)
+    return quality.frequent_ngram_rows(texts() if found else (), rules.ngram_tokens, found), {}
+
+
+def _assess(study: Study, platform: Platform, key: str) -> Built:
+    store, rules = platform.tables(), study.quality_rules
+    rows = current_responses(study, store, *distiller_and_shard(key))
+    row = study.distiller(distiller_and_shard(key)[0])
+    perplexities: dict[str, float | None] = {}
+    if rules.perplexity_scorer is not None:
+        requests = (
+            ScoringRequest(
+                response_id=response["response_id"],
+                messages=prompt_messages(
+                    response["messages"], Category(response["category"]), row.system_prompt, row.prompt_suffixes
+                ),
+                text=response["text"],
+            )
+            for response in rows.iter_rows(named=True)
+        )
+        progress = Progress(total=rows.height, what=f"perplexities {key}", say=progress_log.info)
+        for score in platform.pools().score_perplexity(rules.perplexity_scorer, requests):
+            perplexities[score.response_id] = score.perplexity
+            progress.add(1)
+    hashes = set(store.read("frequent_ngrams", ALL, columns=["ngram_hash"]).get_column("ngram_hash"))
+    frame = quality.assess(rows, perplexities, hashes, rules)
+    reasons = Counter(reason or "fit for subsets" for reason in frame.get_column("quality_reason"))
+    return frame, dict(reasons)

@@ -1,0 +1,166 @@
+"""`amr`: what needs no UI. Everything heavier than an argument is imported inside its command.
+
+Belongs here: arguments, messages, exit codes. Does not belong here: how a command does it (`assets.materialization`,
+`assets.overview`, `verify_file`).
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@app.command()
+def demo() -> None:
+    """Materialize everything the study owes, in a real Dagster instance, and print what came of it."""
+    from amr_pipeline.assets.overview import print_overview
+    from amr_pipeline.assets.session import Session
+
+    with Session.open() as session:
+        walked = session.materialize_owed(say=_say)
+        print_overview(session.study, session.platform, walked, say=_say)
+    _say("Look around: make dev opens the Dagster and MLflow pages.")
+
+
+@app.command()
+def status() -> None:
+    """How many partitions each asset owes."""
+    from amr_pipeline.assets.overview import status_table
+    from amr_pipeline.assets.session import Session
+
+    with Session.open(instance=False) as session:
+        _say(status_table(session.study, session.platform))
+
+
+@app.command()
+def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
+    """Generate what a distiller owes, then everything that follows: quality, verdicts, difficulty, subsets."""
+    from amr_pipeline.assets.session import Session
+
+    with Session.open() as session:
+        session.backfill(distiller, say=_say)
+
+
+@app.command()
+def regrade() -> None:
+    """Judge what today's verifiers owe from stored responses, then difficulty and subsets; generates nothing."""
+    from amr_pipeline.assets.session import Session
+
+    with Session.open() as session:
+        session.regrade(say=_say)
+
+
+@app.command("collect-garbage")
+def collect_garbage(
+    older_than_hours: Annotated[
+        float, typer.Option(min=1.0, help="younger files may belong to a writer at work", show_default=True)
+    ] = 24.0,
+) -> None:
+    """Delete files of tables that no commit refers to: what killed writers and superseded versions left behind."""
+    from amr_pipeline.assets.resources import Platform, deployment_from_environment
+
+    store = Platform.of(deployment_from_environment()).tables()
+    removed = store.collect_garbage(older_than_hours * 3600)
+    _say(f"{removed:,} files removed under {store.root}")
+
+
+@app.command()
+def plan(
+    study: Annotated[str, typer.Argument(help="module name or path of a study file")],
+    queries: Annotated[int | None, typer.Option(help="queries expected after filters")] = None,
+) -> None:
+    """What a study would generate: responses, tokens, partitions."""
+    from amr_pipeline.assets.resources import deployment_from_environment
+    from amr_pipeline.studies.loading import load_study
+    from amr_pipeline.studies.plan import expected_queries
+    from amr_pipeline.studies.plan import plan as plan_of
+
+    rows = load_study(study, deployment_from_environment().study_parameters)
+    expected = expected_queries(rows) if queries is None else queries
+    if expected is None:
+        raise typer.BadParameter("this study does not say how many queries to expect; give --queries")
+    _say(plan_of(rows, expected).text())
+
+
+@app.command()
+def verify(
+    source: Annotated[str, typer.Argument(metavar="IN.jsonl", help="records to judge, - for standard input")],
+    target: Annotated[str, typer.Argument(metavar="OUT.jsonl", help="verdicts, - for standard output")],
+    study: Annotated[str | None, typer.Option(help="study whose verifiers judge; default: the built-in rows")] = None,
+) -> None:
+    """Judge records in the published data set's field names: one verdict per line, in order, whatever the input."""
+    from amr_pipeline.assets.resources import Platform, close_engines, deployment_from_environment
+    from amr_pipeline.assets.verdicts import judge_of, reward_model_of
+    from amr_pipeline.engines.verify_file import DEFAULT_ROWS, verify_file
+    from amr_pipeline.report.summary import text_table
+    from amr_pipeline.studies.loading import load_study
+
+    deployment = deployment_from_environment()
+    rows = load_study(study, deployment.study_parameters).verifiers if study else DEFAULT_ROWS
+    platform = Platform.of(deployment)
+    try:
+        counts = verify_file(
+            source,
+            target,
+            rows,
+            judge_of=lambda row: judge_of(platform, getattr(row, "judge", None)),
+            reward_model_of=lambda row: reward_model_of(platform, getattr(row, "reward_model", None)),
+            say=_say_aside,
+        )
+    finally:
+        close_engines()
+    _say_aside(text_table(["verdict", "lines"], sorted(counts.items())))
+
+
+@app.command("audit-import")
+def audit_import(
+    lines: Annotated[
+        typer.FileText,
+        typer.Argument(
+            metavar="FILE.jsonl",
+            help="a filled-in audit.jsonl, - for standard input",
+            encoding="utf-8",
+            errors="replace",
+        ),
+    ],
+) -> None:
+    """Store a person's verdicts (response_id, human_verdict, note) and print their agreement with the verifiers."""
+    from amr_pipeline.assets.audit import import_human_verdicts
+    from amr_pipeline.assets.session import Session
+
+    with Session.open(instance=False) as session:
+        taken = import_human_verdicts(session.study, session.platform, lines, say=_say)
+    if not taken:
+        raise typer.Exit(1)
+
+
+@app.command("make-micro-weights")
+def make_micro_weights(
+    out: Annotated[Path, typer.Argument(help="folder to write the five models to")],
+) -> None:
+    """Re-make the micro world's weights from nothing with the project's own training (about ten minutes)."""
+    from amr_pipeline.engines.micro_weights import make_micro_weights as make
+
+    make(out, say=_say)
+
+
+def main() -> None:
+    """Entry point that keeps third-party noise out of a person's way."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""One Ray cluster per process: an existing one by address, or a private one on this machine.
+
+A private cluster listens on loopback, has a token of its own, keeps its files in a short folder (unix socket names
+end at 107 characters), and ends with the process that started it, however that process ends.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import ray
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Only prompts, texts and small results pass through the object store; Ray's own default is 30 % of memory."""
+
+LOGICAL_CPUS = max(8, os.cpu_count() or 1)
+"""More than two cores have: an idle engine and a trainer may stand side by side (`EnginePools.max_engines`)."""
+
+_started_here = False
+_connecting = threading.Lock()
+
+
+def ensure_ray(address: str | None = None) -> None:
+    """Connect this process to a cluster, or start a private one; nothing happens when it is connected already."""
+    with _connecting:
+        if not ray.is_initialized():
+            _on_a_lasting_thread(lambda: _connect(address))
+
+
+def _on_a_lasting_thread(start: Callable[[], None]) -> None:
+    """Call `start` on a thread that lives as long as the process.
+
+    Ray asks the kernel to end its processes when their parent dies, and the kernel's parent is the thread that
+    started them: started from a worker thread, the cluster would end with that thread's work.
+    """
+    outcome: Future[None] = Future()
+
+    def keep() -> None:
+        try:
+            start()
+        except BaseException as error:  # noqa: BLE001 (handed to the caller, who raises it)
+            outcome.set_exception(error)
+            return
+        outcome.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=keep, name="ray-cluster", daemon=True).start()
+    outcome.result()
+
+
+def _connect(address: str | None) -> None:
+    global _started_here  # one connection per process is Ray's own rule
+    if address is not None:
+        ray.init(address=address, namespace="amr_pipeline", log_to_driver=False, logging_level=logging.WARNING)
+        return
+    folder = Path(tempfile.gettempdir()) / f"amr-ray-{os.getuid()}"
+    ray.init(
+        num_cpus=LOGICAL_CPUS,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        namespace="amr_pipeline",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+    )
+    _started_here = True
+
+
+def leave_ray() -> None:
+    """End the private cluster this process started; a cluster that existed before stays."""
+    global _started_here
+    if _started_here and ray.is_initialized():
+        ray.shutdown()
+    _started_here = False

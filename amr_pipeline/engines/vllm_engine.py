@@ -1,0 +1,178 @@
+"""vLLM inside one Ray actor: takes work, steps the engine, gives back what finished.
+
+Work of all kinds (writing, reading for perplexity, judging in a grammar) shares one warm engine. The caller keeps it
+fed with `exchange`; there is no barrier between batches, so one partition's tail overlaps the next one's head.
+
+Measured traps that the settings answer (vLLM 0.29 on CPU): the default mode compiles for minutes; seeded requests
+whose prefill is split crash; prompt logprobs compile a kernel for 20 s; supported head sizes start at 32.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from amr_pipeline.engines.engine_work import (
+    LOOP_REPEATS,
+    LOOP_TOKENS,
+    Done,
+    EngineSettings,
+    Prompt,
+    RefusedPromptError,
+    Work,
+    ends_in_a_loop,
+    prompt_of,
+    refused,
+    well_formed,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """Work that the engine holds."""
+
+    work: Work
+    opening: str
+
+
+class VllmEngine:
+    """The actor's body; one engine, driven by one caller at a time."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        # Imported here because the class travels to the actor, and only there may vLLM be loaded: its import
+        # reads the environment that the actor was started with.
+        import vllm
+
+        self._vllm, self._on_gpu = vllm, settings.gpus > 0
+        self._engine = vllm.LLM(
+            model=settings.model,
+            revision=settings.revision,
+            tokenizer_revision=settings.revision,
+            max_model_len=settings.max_model_len,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
+            trust_remote_code=False,
+            load_format="safetensors",  # never a pickle, even where a repository has both
+            generation_config="vllm",
+            seed=0,
+            disable_log_stats=True,
+            **_shape(settings),
+        )
+        self._tokenizer = self._engine.get_tokenizer()
+        self._longest = settings.max_model_len
+        self._pending: dict[str, _Pending] = {}
+
+    def name(self) -> str:
+        """Engine and version, as it is written on every response."""
+        return f"vllm {self._vllm.__version__}"
+
+    def reload(self, folder: str) -> None:
+        """Replace the weights by another checkpoint of the same architecture."""
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        if not self._on_gpu:
+            self._engine.apply_model(_repack_output_layer)
+        self._engine.reset_prefix_cache()
+
+    def forget(self) -> None:
+        """Drop all work whose caller went away."""
+        self._engine.llm_engine.abort_request(list(self._pending))
+        self._pending.clear()
+
+    def exchange(self, new: list[Work], at_least: int, seconds: float) -> list[Done]:
+        """Take new work, then step until `at_least` pieces are done, `seconds` are over, or nothing is left."""
+        finished = [done for work in new if (done := self._add(work)) is not None]
+        deadline = time.monotonic() + seconds
+        steps = self._engine.llm_engine
+        while self._pending and len(finished) < at_least and time.monotonic() < deadline:
+            ended = [output for output in steps.step() if output.finished]
+            finished += [self._done(self._pending.pop(output.request_id), output) for output in ended]
+        return finished
+
+    def _add(self, work: Work) -> Done | None:
+        """Queue one piece of work, or say at once why it cannot be done: the boundary where a refusal becomes data."""
+        try:
+            prompt = prompt_of(self._tokenizer, work, self._longest)
+        except RefusedPromptError as refusal:
+            return refused(work, str(refusal), refusal.tokens)
+        tokens: Any = {"prompt_token_ids": prompt.tokens}
+        self._engine.llm_engine.add_request(work.work_id, tokens, self._sampling(work, prompt))
+        self._pending[work.work_id] = _Pending(work=work, opening=prompt.opening)
+        return None
+
+    def _sampling(self, work: Work, prompt: Prompt) -> Any:
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
+
+        # Nobody reads a text before it is finished, so the engine need not put it together after every token.
+        make, once = self._vllm.SamplingParams, RequestOutputKind.FINAL_ONLY
+        if work.kind == "read":
+            return make(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=once)
+        if work.kind == "judge":
+            grammar = StructuredOutputsParams(regex=work.pattern) if work.pattern else None
+            return make(temperature=0.0, max_tokens=work.max_tokens, structured_outputs=grammar, output_kind=once)
+        shortest, longest = LOOP_TOKENS
+        return make(
+            temperature=work.temperature,
+            top_p=work.top_p,
+            top_k=work.top_k,
+            seed=work.seed,
+            max_tokens=min(work.max_tokens, self._longest - len(prompt.tokens)),
+            skip_special_tokens=True,
+            repetition_detection=RepetitionDetectionParams(
+                min_pattern_size=shortest, max_pattern_size=longest, min_count=LOOP_REPEATS
+            ),
+            output_kind=once,
+        )
+
+    def _done(self, pending: _Pending, output: Any) -> Done:
+        answer, work = output.outputs[0], pending.work
+        perplexity = None
+        if work.kind == "read":
+            perplexity = _perplexity(output.prompt_logprobs, output.prompt_token_ids)
+        reason = {"stop": "stop", "length": "length", "repetition": "looping"}.get(answer.finish_reason, "error")
+        if reason == "length" and ends_in_a_loop(answer.token_ids):
+            reason = "looping"
+        return Done(
+            work_id=work.work_id,
+            text=well_formed(pending.opening + answer.text if work.kind == "write" else answer.text),
+            finish_reason=reason,
+            prompt_tokens=len(output.prompt_token_ids),
+            response_tokens=len(answer.token_ids),
+            perplexity=perplexity,
+        )
+
+
+def _shape(settings: EngineSettings) -> dict[str, Any]:
+    """How the engine uses the device."""
+    if settings.gpus > 0:
+        return {
+            "dtype": settings.dtype,
+            "gpu_memory_utilization": 0.9,
+            "max_num_seqs": settings.sequences,
+            # The pool reserved one bundle per GPU, on as many nodes as it takes; vLLM's workers go there.
+            "distributed_executor_backend": "ray" if settings.num_workers > 1 else "uni",
+        }
+    return {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "distributed_executor_backend": "uni",
+        "max_num_seqs": settings.sequences,
+        "max_num_batched_tokens": settings.sequences * settings.max_model_len,
+        "block_size": 32,
+    }
+
+
+def _repack_output_layer(model: Any) -> None:
+    """Pack the output layer of a reloaded model again, on CPU.
+
+    vLLM 0.29 repacks every layer it reloads except an output layer that is tied to the embedding, which would go on
+    multiplying by the old weights.
+    """
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    dispatch_cpu_unquantized_gemm(model.lm_head, remove_weight=False)
+
+
+def _perplexity(logprobs: list[dict[int, Any] | None], tokens: list[int]) -> float | None:
+    """Exp of the mean negative log likelihood of all tokens after the first, which has no condition."""
+    values = [entry[token].logprob for entry, token in zip(logprobs, tokens, strict=True) if entry is not None]
+    return math.exp(-sum(values) / len(values)) if values else None

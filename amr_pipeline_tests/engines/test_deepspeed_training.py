@@ -1,0 +1,151 @@
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from amr_pipeline.engines import deepspeed_training
+from amr_pipeline.engines.deepspeed_loop import EXPORT, PROGRESS, TrainingJob
+from amr_pipeline.engines.deepspeed_training import TrainingError, load_tokenizer, prepare, result_of, train
+from amr_pipeline.engines.model_folders import model_address
+from amr_pipeline.sources import generated
+from amr_pipeline.studies.micro import WEIGHTS
+from amr_pipeline.training.packing import PackedRows, pack
+from amr_pipeline.training.rendering import Example, render
+
+BASE = model_address(WEIGHTS + "base", None)[0]
+
+
+def rows(epochs: int = 8) -> PackedRows:
+    tokenizer = load_tokenizer(BASE, None)
+    problems = generated.problems("queries", generated.Category.MATH, 40, 1)
+    pairs = [((("user", problem.turns[0]),), problem.response) for problem in problems]
+    examples = list(render(pairs, tokenizer.chat_tokens, tokenizer.text_tokens, tokenizer.end_token))
+    return pack(examples, sequence_tokens=128, pad_token=tokenizer.pad_token, packing=True, epochs=epochs, seed=1)
+
+
+def job(folder: Path, **changes: object) -> TrainingJob:
+    made = TrainingJob(
+        name="t", identity="one", folder=str(folder), model=BASE, revision=None, learning_rate=2e-3, warmup_ratio=0.05, batch_rows=4,
+        micro_batch_rows=2, adam_betas=(0.9, 0.95), weight_decay=0.0, gradient_clip=1.0, zero_stage=0, precision="fp32", seed=1, checkpoint_steps=5,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_packed_examples_do_not_see_each_other():
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="sdpa").eval()
+    examples = [Example(tokens=tuple(range(10 + 7 * index, 30 + 9 * index)), num_prompt_tokens=3) for index in range(3)]
+    packed = pack(examples, sequence_tokens=128, pad_token=0, packing=True, epochs=1, seed=1)
+    assert len(packed.tokens) == 1
+    with torch.no_grad():
+        together = model(
+            input_ids=torch.tensor(packed.tokens, dtype=torch.long),
+            position_ids=torch.tensor(packed.positions, dtype=torch.long),
+            use_cache=False,
+        ).logits[0]
+        for example in examples:
+            alone = model(input_ids=torch.tensor([example.tokens])).logits[0]
+            starts = [
+                start
+                for start in np.flatnonzero(packed.positions[0] == 0)
+                if tuple(packed.tokens[0][start : start + len(example.tokens)]) == example.tokens
+            ]
+            assert torch.allclose(together[starts[0] : starts[0] + len(example.tokens)], alone, atol=1e-4)
+
+
+@contextmanager
+def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[None]:
+    """SIGKILL to the Ray Train workers below this process, once, when the job has its first checkpoint."""
+
+    def kill() -> None:
+        while not (Path(one.folder) / PROGRESS).exists():
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in process.name():
+                process.send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield
+    killer.join()
+
+
+@pytest.mark.engines
+def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: Path, ray_cluster: None):
+    one = job(tmp_path / "one")
+    prepare(one, rows(epochs=40))
+
+    with killing_the_worker_after_a_checkpoint_of(one):
+        (result,) = train([one], num_workers=1, ray_address=None, say=print)
+    assert result.resumed_from_step is not None
+    assert [int(point["step"]) for point in result.curve] == list(range(1, result.num_steps + 1))
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"] / 2
+    assert (result.checkpoint / "model.safetensors").exists()
+    before = (tmp_path / "one" / EXPORT / "model.safetensors").stat().st_mtime_ns
+    assert train([one], num_workers=1, ray_address=None, say=lambda line: None)[0].digest == result.digest
+    assert (tmp_path / "one" / EXPORT / "model.safetensors").stat().st_mtime_ns == before
+    changed = replace(one, identity="two")
+    prepare(changed, rows(epochs=1))
+    with pytest.raises(RuntimeError, match="without a result"):
+        result_of(changed)
+    assert json.loads(json.dumps(result.curve[0])) == result.curve[0]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_failed_job_keeps_no_other_waiting_and_goes_on_with_another_number_of_workers(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, zero_stage: int
+):
+    killed, other, whole = (
+        job(tmp_path / name, name=name, zero_stage=zero_stage) for name in ("killed", "other", "whole")
+    )
+    prepare(killed, rows(epochs=20))
+    prepare(whole, rows(epochs=20))
+    prepare(other, rows(epochs=1))
+    monkeypatch.setattr(deepspeed_training, "MAX_FAILURES", 0)
+    with killing_the_worker_after_a_checkpoint_of(killed), pytest.raises(TrainingError, match=r"1 of 2 .*killed: "):
+        train([killed, other], num_workers=1, ray_address=None, say=print)
+    assert result_of(other).curve
+    results = train([killed, whole], num_workers=2, ray_address=None, say=print)
+    assert results[0].resumed_from_step
+    assert results[1].resumed_from_step is None
+    went_on, uninterrupted = (np.array([point["loss"] for point in result.curve]) for result in results)
+    np.testing.assert_allclose(went_on, uninterrupted, rtol=2e-2)
+    norms = [point["gradient_norm"] for point in results[1].curve]
+    assert all(0 < norm < 100 for norm in norms)
+
+
+@pytest.mark.engines
+def test_every_way_to_share_the_state_takes_the_same_steps(tmp_path: Path, ray_cluster: None):
+    packed = rows(epochs=2)
+    jobs = [job(tmp_path / str(stage), name=f"stage {stage}", zero_stage=stage) for stage in (0, 1, 2, 3)]
+    jobs += [replace(job(tmp_path / "one by one", name="one by one"), micro_batch_rows=1)]
+    jobs += [replace(job(tmp_path / "bf16", name="bf16"), precision="bf16")]
+    for one in jobs:
+        prepare(one, packed)
+    results = train(jobs, num_workers=2, ray_address=None, say=print)
+    losses = [[point["loss"] for point in result.curve] for result in results]
+    for result, found in zip(results[:-1], losses[:-1], strict=True):
+        np.testing.assert_allclose(found, losses[0], rtol=1e-3, err_msg=str(result.checkpoint))
+    np.testing.assert_allclose(losses[-1], losses[0], rtol=0.1)
+    assert len({result.num_steps for result in results}) == 1
+
+
+@pytest.mark.engines
+def test_a_damaged_export_is_trained_again(tmp_path: Path, ray_cluster: None):
+    one = job(tmp_path / "one")
+    prepare(one, rows(epochs=1))
+    (first,) = train([one], num_workers=1, ray_address=None, say=print)
+    (first.checkpoint / "model.safetensors").write_bytes(b"half")
+    (again,) = train([one], num_workers=1, ray_address=None, say=print)
+    assert again.digest == first.digest
+    assert (again.checkpoint / "model.safetensors").stat().st_size > 1000

@@ -1,0 +1,143 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from amr_pipeline.engines import engine_replicas
+from amr_pipeline.engines.engine_replicas import EngineKeepsDyingError, EngineStartError, Pool
+from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
+
+pytestmark = pytest.mark.engines
+
+
+class Scripted:
+    """An engine that answers with its weights and its process, and dies of what the test says it dies of."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if settings.model == "does not start":
+            raise ValueError("no such architecture")
+        self._weights = self._own = settings.model
+        self._held: list[Work] = []
+
+    def name(self) -> str:
+        return "scripted 1"
+
+    def reload(self, folder: str) -> None:
+        if folder == "wrong shape":
+            raise ValueError("96 is not 128")
+        self._weights = folder
+
+    def forget(self) -> None:
+        self._held.clear()
+
+    def exchange(self, new: list[Work], at_least: int, seconds: float) -> list[Done]:
+        self._held += new
+        asked = {work.messages[0][1] for work in self._held}
+        if "poison" in asked or self._own == "dies of anything":
+            os._exit(9)
+        if "bug" in asked:
+            raise RuntimeError("the engine is in no known state")
+        ready, self._held = self._held[:at_least], self._held[at_least:]
+        return [
+            Done(work_id=work.work_id, text=f"{self._weights} {os.getpid()}", finish_reason="stop", prompt_tokens=1, response_tokens=1)
+            for work in ready
+        ]  # fmt: skip
+
+
+def pool(model: str = "own", replicas: int = 1) -> Pool:
+    settings = EngineSettings(model=model, revision=None, max_model_len=256, dtype="auto")
+    return Pool(settings, {}, Scripted, num_replicas=replicas)
+
+
+@pytest.fixture
+def opened(ray_cluster: None) -> Iterator[Pool]:
+    one = pool()
+    one.open()
+    yield one
+    one.close()
+
+
+def work(count: int, **asked: str) -> list[Work]:
+    """`count` harmless pieces; `_7="poison"` makes the seventh one lethal."""
+    return [
+        Work(work_id=f"w{index}", kind="write", messages=(("user", asked.get(f"_{index}", "?")),))
+        for index in range(count)
+    ]
+
+
+def test_replicas_share_the_work_and_each_piece_is_answered_once(ray_cluster: None):
+    both = pool(replicas=2)
+    both.open()
+    answers = list(both.run(work(1000)))
+    both.close()
+    assert sorted(done.work_id for done in answers) == sorted(f"w{index}" for index in range(1000))
+    assert len({done.text for done in answers}) == 2
+
+
+def test_what_kills_engines_is_found_among_many_and_set_aside(opened: Pool):
+    answers = {done.work_id: done for done in opened.run(work(300, _20="poison", _21="poison", _290="bug"))}
+    assert len(answers) == 300
+    assert {name for name, done in answers.items() if done.finish_reason == "error"} == {"w20", "w21", "w290"}
+    assert "engines died of it" in answers["w20"].text
+
+
+def test_the_only_piece_of_work_can_be_what_kills(opened: Pool):
+    (done,) = opened.run(work(1, _0="poison"))
+    assert done.finish_reason == "error"
+
+
+def test_engines_that_die_of_anything_put_no_blame_on_work(ray_cluster: None):
+    broken = pool("dies of anything")
+    broken.open()
+    answered = []
+    with pytest.raises(EngineKeepsDyingError, match="harmless"):
+        answered.extend(broken.run(work(40)))
+    broken.close()
+    assert answered == []
+
+
+def test_an_engine_killed_between_two_streams_is_replaced_with_its_weights(opened: Pool):
+    opened.use_weights("checkpoint")
+    (before,) = opened.run(work(1))
+    engine_replicas.ray.kill(opened.replicas[0].actor, no_restart=True)
+    (after,) = opened.run(work(1))
+    assert before.text.split()[0] == after.text.split()[0] == "checkpoint"
+    assert before.text != after.text
+    engine_replicas.ray.kill(opened.replicas[0].actor, no_restart=True)
+    opened.use_weights(None)
+    assert next(opened.run(work(1))).text.startswith("own ")
+
+
+def test_an_abandoned_stream_leaves_nothing_behind(opened: Pool):
+    stream = opened.run(work(150))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(list(opened.run(work(150)))) == 150
+
+    def breaks() -> Iterator[Work]:
+        yield from work(3)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        list(opened.run(breaks()))
+    assert len(list(opened.run(work(5)))) == 5
+
+
+def test_one_piece_of_work_is_not_asked_twice_at_a_time(opened: Pool):
+    with pytest.raises(ValueError, match="again"):
+        list(opened.run([*work(2), *work(1)]))
+
+
+def test_an_engine_that_cannot_start_says_why_and_leaves_nothing(ray_cluster: None):
+    broken = pool("does not start")
+    with pytest.raises(EngineStartError, match="no such architecture"):
+        broken.open()
+    assert broken.replicas == []
+
+
+def test_weights_that_do_not_fit_close_the_engine(opened: Pool):
+    with pytest.raises(EngineStartError, match="96 is not 128"):
+        opened.use_weights("wrong shape")
+    assert opened.replicas == []
+    opened.open()
+    assert next(opened.run(work(1))).text.startswith("own ")

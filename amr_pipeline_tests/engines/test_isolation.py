@@ -1,0 +1,102 @@
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from amr_pipeline.engines import isolation
+from amr_pipeline.engines.isolation import BoxFailureError, Means, Nursery, bubblewrap, candidates
+from amr_pipeline.studies.study import Isolation
+from amr_pipeline_tests.engines.boxes import run, ways
+
+
+def test_candidates_come_strongest_first():
+    order = [means.isolation for means in candidates()]
+    assert order == sorted(order, key=list(Isolation).index, reverse=True)
+
+
+def test_without_bubblewrap_landlock_stands_in(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert [means.isolation for means in candidates()] == [Isolation.LANDLOCK_SECCOMP]
+    monkeypatch.setattr(isolation, "architecture", lambda: None)
+    assert list(candidates()) == []
+
+
+def test_folders_of_the_dead_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"amr-box-{dead.pid}-x", f"amr-box-{os.getpid()}-x", "amr-boxes"):
+        (tmp_path / name).mkdir()
+    isolation.sweep_folders()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"amr-box-{os.getpid()}-x", "amr-boxes"]
+
+
+def test_the_outer_box_shows_the_system_and_nothing_else():
+    line = bubblewrap(7)
+    shown = [line[at + 1] for at, word in enumerate(line) if word in {"--ro-bind", "--bind"}]
+    assert shown == ["/usr"]
+    assert {
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--as-pid-1",
+        "--clearenv",
+        "--die-with-parent",
+    } <= set(line)
+    assert line[-2:] == ["--seccomp", "7"]
+    assert [line[at + 1] for at, word in enumerate(line) if word == "--cap-add"] == ["CAP_SYS_ADMIN"]
+
+
+def test_a_nursery_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(isolation, "bubblewrap", lambda descriptor: ["sh", "-c", "echo no rights >&2; exit 1", "sh"])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BoxFailureError, match="no rights"):
+        Nursery(Means(Isolation.BUBBLEWRAP_RLIMITS, None))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
+@pytest.mark.parametrize("name", list(ways()))
+def test_a_nursery_has_no_environment_no_rights_and_a_user_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_CANARY", "hunter2")
+    nurseries = [Nursery(ways()[name]) for _ in range(2)]
+    try:
+        users = set()
+        for nursery in nurseries:
+            tree = [psutil.Process(nursery._process.pid)]
+            tree += tree[0].children(recursive=True)
+            assert not any("AMR_CANARY" in process.environ() for process in tree)
+            users.update(process.uids().real for process in tree)
+        if os.getuid() == 0:
+            assert 0 not in users
+            assert len(users) == 2
+    finally:
+        for nursery in nurseries:
+            nursery.close()
+    assert not psutil.pid_exists(nurseries[0]._process.pid)
+
+
+@pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
+def test_a_nursery_and_its_boxes_end_with_the_control_socket():
+    nursery = Nursery(next(iter(ways().values())))
+    tree = psutil.Process(nursery._process.pid).children(recursive=True)
+    nursery.close()
+    deadline = time.monotonic() + 10
+    while any(process.is_running() for process in tree) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(process.is_running() for process in tree)
+
+
+@pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
+@pytest.mark.parametrize("name", list(ways()))
+def test_a_program_has_the_standard_library_and_its_own_folder(name: str):
+    source = "import typing, decimal, json, tempfile, os\ndef f(x):\n with tempfile.NamedTemporaryFile('w+') as file:\n  file.write(x); file.seek(0)\n  return [file.read(), os.environ.get('AMR_CANARY'), os.path.exists('/home')]"
+    expected = '["ab", null, false]' if ways()[name].has_namespaces else None
+    answer = run(source, '["ab"]', isolation=name).answers[0]
+    assert answer == expected if expected else (answer or "").startswith('["ab", null')

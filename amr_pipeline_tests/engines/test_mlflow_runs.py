@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from amr_pipeline.engines.mlflow_runs import MlflowRuns
+from amr_pipeline.studies.micro import ANNEALING, SWEEP
+
+CURVE = [{"step": step, "loss": 1 / step, "learning_rate": 0.1} for step in range(1, 1001)]
+
+
+def test_a_sweep_is_one_parent_and_re_runs_add_nothing(tmp_path: Path):
+    runs = MlflowRuns(f"sqlite:///{tmp_path / 'm.db'}", artifacts=tmp_path / "a", study="micro")
+    ids = {
+        recipe.name: runs.record_training(recipe, identity="1", tags={"t": "v"}, curve=CURVE) for recipe in SWEEP[:2]
+    }
+    again = MlflowRuns(f"sqlite:///{tmp_path / 'm.db'}", artifacts=tmp_path / "a", study="micro")
+    assert again.record_training(SWEEP[0], identity="1", tags={}, curve=CURVE) == ids[SWEEP[0].name]
+    assert again.run_ids("stage1-learning-rate") == ids
+    alone = again.record_training(ANNEALING, identity="1", tags={}, curve=[])
+    assert alone not in again.run_ids("stage1-learning-rate").values()
+    again.record_scores(alone, {"pass_at_1": 0.5})
+    again.record_figure(alone, "plot.png", b"png")
+    again.tag(alone, {"more": "1"})
+    run = again._client.get_run(alone)
+    assert run.data.metrics["pass_at_1"] == 0.5
+    assert run.data.tags["more"] == "1"
+    assert len(again._client.get_metric_history(ids[SWEEP[0].name], "loss")) == 1000
+
+
+def test_scores_judged_anew_replace_higher_ones(tmp_path: Path):
+    runs = MlflowRuns(f"sqlite:///{tmp_path / 'm.db'}", artifacts=tmp_path / "a", study="micro")
+    run = runs.record_training(ANNEALING, identity="1", tags={}, curve=[])
+    for score in (0.5, 0.25, 0.375):
+        runs.record_scores(run, {"pass_at_1": score})
+        assert runs._client.get_run(run).data.metrics == {"pass_at_1": score}
+
+
+@pytest.mark.parametrize("lost_at", ["params", "metrics", "sweep's end", "end"])
+def test_a_run_interrupted_at_any_call_is_completed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_at: str
+):
+    def opened() -> MlflowRuns:
+        return MlflowRuns(f"sqlite:///{tmp_path / 'm.db'}", artifacts=tmp_path / "a", study="micro")
+
+    runs = opened()
+    log_batch = runs._client.log_batch
+
+    def dies(*arguments: object, **said: object) -> None:
+        if lost_at in said or not said:
+            raise KeyboardInterrupt
+        log_batch(*arguments, **said)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs._client, "log_batch", dies)
+    if lost_at == "end":
+        runs.open_sweep(str(SWEEP[0].sweep))
+    if lost_at in ("end", "sweep's end"):
+        monkeypatch.setattr(runs._client, "set_terminated", dies)
+    with pytest.raises(KeyboardInterrupt):
+        runs.record_training(SWEEP[0], identity="1", tags={"t": "v"}, curve=CURVE)
+    again = opened()
+    run = again.record_training(SWEEP[0], identity="1", tags={"t": "v"}, curve=CURVE)
+    found = again._client.get_run(run)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["learning_rate"] == str(SWEEP[0].learning_rate)
+    assert len(again._client.get_metric_history(run, "loss")) == len(CURVE)
+    assert again._client.get_run(again.open_sweep(str(SWEEP[0].sweep))).info.status == "FINISHED"
+    assert again.run_ids(str(SWEEP[0].sweep)) == {SWEEP[0].name: run}, "the interrupted run is continued, not doubled"

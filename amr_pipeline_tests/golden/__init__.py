@@ -1,0 +1,1 @@
+"""Verdicts against cases that others wrote down, each difference explained."""

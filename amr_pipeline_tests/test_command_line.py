@@ -1,0 +1,66 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from amr_pipeline.command_line import app
+
+HEAVY = ("ray", "torch", "vllm", "dagster", "polars")
+
+
+def test_help_is_light_and_lists_every_command():
+    probe = f"import sys, json; import amr_pipeline.command_line; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", probe], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+    said = CliRunner().invoke(app, ["--help"]).output
+    assert all(
+        name in said
+        for name in (
+            *("demo", "status", "backfill", "regrade", "plan", "verify", "audit-import"),
+            *("collect-garbage", "make-micro-weights"),
+        )
+    )
+
+
+def test_verify_judges_a_file(tmp_path: Path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": 1, "category": "math", "answer": "\\\\boxed{4}", "ground_truth": "4"}\n')
+    result = CliRunner().invoke(app, ["verify", str(source), str(target)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(target.read_text())["verdict"] == "passed"
+
+
+def test_audit_import_says_what_it_could_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_HOME", str(tmp_path))
+    for name in ("AMR_STUDY", "AMR_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    filled = tmp_path / "audit.jsonl"
+    filled.write_bytes(b'{"response_id": "x", "human_verdict": "passed"}\n\xff\xfe\n')
+    result = CliRunner().invoke(app, ["audit-import", str(filled)])
+    assert result.exit_code == 1, result.output
+    assert "0 verdicts taken, 0 left open, 2 lines rejected" in result.output
+    assert "line 1: unknown response_id: 'x'" in result.output
+    assert "line 2: not JSON" in result.output
+
+
+def test_plan_prints_the_papers_numbers():
+    result = CliRunner().invoke(app, ["plan", "deepdistill"])
+    assert "40,045,728" in result.output
+
+
+def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_HOME", str(tmp_path))
+    parts = tmp_path / "tables" / "difficulty" / "00" / "parts"
+    parts.mkdir(parents=True)
+    for name, age in (("old", 25 * 3600), ("young", 0)):
+        (parts / name).write_bytes(b"1")
+        os.utime(parts / name, (time.time() - age,) * 2)
+    result = CliRunner().invoke(app, ["collect-garbage"])
+    assert "1 files removed" in result.output
+    assert [path.name for path in parts.iterdir()] == ["young"]
+    assert CliRunner().invoke(app, ["collect-garbage", "--older-than-hours", "0"]).exit_code == 2
