@@ -12,6 +12,7 @@ and tables of the page (`report`), flips of single verdicts (`verdicts.ledger`).
 Source: design, verdicts. Ours: the paper has nothing like it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,8 @@ import polars as pl
 
 Verifiers = Mapping[str, str]
 """Verifier fingerprint by category."""
+
+_Named = tuple[tuple[str, str], ...]
 
 ENTERS, LEAVES = "enters", "leaves"
 
@@ -72,20 +75,25 @@ class Regrade:
 def regrades(versions: Iterable[Sequence[Version]]) -> list[Regrade]:
     """Every re-grade that the stored versions show, the latest first.
 
+    The same change made again later (there, back, and there again) is a re-grade of its own.
+
     Args:
         versions: for each partition its versions, oldest first.
     """
-    found: dict[tuple[tuple[tuple[str, str], ...], ...], list[tuple[Version, Version]]] = {}
+    found: dict[tuple[_Named, _Named, int], list[tuple[Version, Version]]] = {}
     for history in versions:
         known = [version for version in history if version.verifiers is not None]
+        times: Counter[tuple[_Named, _Named]] = Counter()
         for before, after in pairwise(known):
             if before.verifiers != after.verifiers:
-                found.setdefault((_named(before), _named(after)), []).append((before, after))
-    made = [Regrade(before=dict(old), after=dict(new), pairs=tuple(pairs)) for (old, new), pairs in found.items()]
+                change = (_named(before), _named(after))
+                found.setdefault((*change, times[change]), []).append((before, after))
+                times[change] += 1
+    made = [Regrade(before=dict(old), after=dict(new), pairs=tuple(pairs)) for (old, new, _), pairs in found.items()]
     return sorted(made, key=lambda one: (one.begun_at, one.categories), reverse=True)
 
 
-def _named(version: Version) -> tuple[tuple[str, str], ...]:
+def _named(version: Version) -> _Named:
     return tuple(sorted((version.verifiers or {}).items()))
 
 

@@ -46,11 +46,11 @@ def browser_page() -> Iterator[Page]:
 
 def switch_on(page: Page, schedule: str) -> None:
     """On Dagster's page of automations, the switch at the end of a schedule's row, once the row is complete."""
-    boxes = page.locator("input[type=checkbox]")
-    row = page.locator("div").filter(has=page.get_by_text(schedule, exact=True)).filter(has=boxes).last
-    expect(row.locator(boxes)).to_have_count(2)  # the first one selects the row
-    row.locator("label").last.click()
-    expect(row.locator(boxes).last).to_be_checked()
+    # The page draws a row anew while it loads, and then a row lacks its switch: only the complete one is meant.
+    ancestor = f"xpath=//*[text()='{schedule}']/ancestor::div[count(.//input[@type='checkbox'])=2][1]"
+    row = page.locator(ancestor)
+    row.locator("label").nth(1).click()  # the first one selects the row
+    expect(row.locator("input[type=checkbox]").nth(1)).to_be_checked()
 
 
 @contextmanager

@@ -3,9 +3,14 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from amr_pipeline.engines.code_sandbox import missing_parts
 from benchmarks.demo import STAGE, Watch
 from benchmarks.nothing_owed import measure
+from benchmarks.rollouts import judged_rollouts
 from benchmarks.versions import measured_on
 
 BURN = "import time\nwhile time.process_time() < 0.15: pass\n"
@@ -54,3 +59,20 @@ def test_a_measurement_says_what_it_ran_on():
     found = measured_on("polars", "vllm", "no-such-package")
     assert found["versions"]["no-such-package"] is None  # type: ignore[index]
     assert all(found["versions"][name] for name in ("polars", "vllm", "python"))  # type: ignore[index]
+
+
+OTHERWISE = {
+    "mcqa/2": "the box holds the right letter with its option's text; the reward wants the letter alone",
+    "instruction_following/3": "a paragraph begins with the wanted word and a dash; the reward splits at spaces only",
+}
+"""Rollouts on which verdict and reward differ, read one by one: here the response is right."""
+
+
+@pytest.mark.real_data
+def test_rollouts_agree_with_their_rewards_or_the_difference_was_read(real_data: Path):
+    if missing_parts():
+        pytest.skip(f"no sandbox on this machine: {missing_parts()}")
+    found = judged_rollouts(real_data / "verifier_rollouts")
+    assert {one.name for one in found if one.agrees is False} == set(OTHERWISE)
+    assert {one.cause for one in found if one.agrees is None} == {"judge_unavailable"}
+    assert sum(one.agrees is True for one in found) == 35

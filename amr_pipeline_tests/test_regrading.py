@@ -45,6 +45,9 @@ def test_going_back_is_a_re_grade_of_its_own():
     back, forth = regrades([history(A, B, A)])
     assert (back.before, back.after) == (B, A)
     assert (forth.before, forth.after) == (A, B)
+    again, _, first = regrades([history(A, B, A, B), history(A, B, A, partition="weak|01")])
+    assert numbers(again.of("verdicts")) == [(3, 4)]
+    assert numbers(first.of("verdicts")) == [(1, 2), (1, 2)]
 
 
 def test_flips_are_counted_by_verifier_and_direction():

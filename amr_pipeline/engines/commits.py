@@ -36,6 +36,7 @@ class Commit:
     Attributes:
         version: from 1, one more for each commit.
         state: "complete", or "partial" while a step is under way.
+        created_at: UTC in microseconds, since versions of several partitions are put in order by it.
         fingerprints: of rows, code and inputs (`assets.lineage`).
         counts: rows by reason, as the step reported them.
         owed: rows that should be here and are not, or that another attempt may settle; above 0 the partition stays

@@ -1,9 +1,9 @@
 """Writing one partition, in parts that survive a kill, up to the commit that readers see."""
 
 import json
-import time
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -167,7 +167,7 @@ class PartitionWriter:
                 parts=tuple(self._parts),
                 rows=sum(part.rows for part in self._parts),
                 schema_fingerprint=fingerprint([(column.name, str(column.dtype)) for column in self._table.columns]),
-                created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 fingerprints=self._fingerprints,
                 counts=dict(counts),
                 notes=dict(notes),

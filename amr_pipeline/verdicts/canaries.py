@@ -8,18 +8,15 @@ What each kind must come to:
 
     known pass   passed
     known fail   failed
-    known hang   failed or undecided, within the verifier's own deadline; and its neighbours as if it were not there
+    known hang   failed or undecided, within the verifier's own deadline
 
-A canary that is undecided for a transient cause is no wrong outcome: a sandbox that is away is a failure to judge.
-All canaries are then judged once more by themselves. Alone and still undecided, every one: the verifier is away,
-real verdicts of the batch are undecided too and stay owed. Some decided and others not: the hang spoils its
-neighbours, which is drift.
+A canary that is undecided for a transient cause is no wrong outcome: a sandbox that is away, a worker that was killed
+or a busy machine is a failure to judge. All canaries are then judged once more by themselves, and those still
+undecided are named, so that people hear of it; real verdicts that met the same are undecided and stay owed.
 
-Covered are the stages that decide by rule. What a judge or reward model says is an opinion that this code does not
-know beforehand, so a canary of ours that ends at a judge counts for nothing; a study whose judge was measured
-declares canaries for it (`JudgeCanary` rows). Not covered: symbolic algebra behind typed comparison (a slow machine
-would look like a spoiled neighbour; second opinions ask it about every pair), C++ programs, conversations beyond
-truncation.
+Covered are the stages that decide by rule or by algebra. What a judge or reward model says is an opinion that this
+code does not know beforehand, so a canary of ours that ends at a judge counts for nothing; a study whose judge was
+measured declares canaries for it (`JudgeCanary` rows). Not covered: conversations beyond truncation.
 
 Canaries are built here, from texts of our own. They never become rows of a table.
 
@@ -137,10 +134,6 @@ class CanaryWatch:
             return
         alone = {verdict.response_id: verdict for verdict in verifier.judge([one.case for one in self.canaries])}
         _refuse(verifier.name, self._drifted(alone))
-        by_rule = [one for one in self.canaries if one.kind is not Kind.KNOWN_HANG and not one.of_judge]
-        unsettled = [one for one in by_rule if _is_unsettled(one, alone[one.name])]
-        if unsettled and len(unsettled) < len([one for one in by_rule if alone[one.name].stage not in OPINION_STAGES]):
-            _refuse(verifier.name, [f"{_said(one, alone)}; only beside a hang, which spoils it" for one in unsettled])
         self.unsettled = [one.name for one in self.canaries if _is_unsettled(one, alone[one.name])]
 
     def _drifted(self, found: dict[str, Verdict]) -> list[str]:
@@ -204,11 +197,16 @@ def _python(body: str) -> str:
     return f"\n```python\n{body}\n```\n"
 
 
+def _cpp(body: str) -> str:
+    return f"\n```cpp\n#include <iostream>\nint main() {{ long x; std::cin >> x; {body} }}\n```\n"
+
+
 _DOUBLES = json.dumps(
     {"call_type": "assert", "fn_name": "f", "assert_case": ["assert f(2) == 4", "assert f(-1) == -2"]}
 )
 _DOUBLES_ONCE = json.dumps({"call_type": "assert", "fn_name": "f", "assert_case": ["assert f(2) == 4"]})
 _DOUBLES_READ = json.dumps({"call_type": "std", "inputs": ["2\n"], "outputs": ["4\n"]})
+_DOUBLES_IN_CPP = json.dumps({"language": "cpp", "call_type": "std", "inputs": ["2\n"], "outputs": ["4\n"]})
 _RULES = json.dumps(
     [
         {"id": "punctuation:no_comma", "kwargs": {}},
@@ -228,6 +226,9 @@ _CASES: dict[Category, tuple[tuple[Kind, dict[str, str]], ...]] = {
         (Kind.KNOWN_PASS, {"reference": "(1, 2)", "answer": "It is \\boxed{(1,2)}."}),
         (Kind.KNOWN_HANG, {"reference": "9^{9^{9^{9}}}", "answer": "\\boxed{9^{9^{9^{8}}}+1}"}),
         (Kind.KNOWN_PASS, {"reference": "x^2-1", "answer": "\\boxed{(x-1)(x+1)}"}),
+        # Nothing but symbolic algebra decides these two.
+        (Kind.KNOWN_PASS, {"reference": "\\sum_{k=1}^{4} k", "answer": "\\boxed{10}"}),
+        (Kind.KNOWN_FAIL, {"reference": "\\sum_{k=1}^{4} k", "answer": "\\boxed{11}"}),
         # Finished, right in its thinking, and without an answer: no later stage may be asked about it.
         (Kind.KNOWN_FAIL, {"reference": "12", "answer": "The value \\boxed{12 is what one would expect to see here"}),
         (Kind.KNOWN_FAIL, {"reference": "12", "answer": "\\boxed{13}"}),
@@ -237,6 +238,8 @@ _CASES: dict[Category, tuple[tuple[Kind, dict[str, str]], ...]] = {
         (Kind.KNOWN_PASS, {"test_cases": _DOUBLES_READ, "answer": _python("print(2 * int(input()))")}),
         (Kind.KNOWN_HANG, {"test_cases": _DOUBLES_ONCE, "answer": _python("def f(x):\n    while True: pass")}),
         (Kind.KNOWN_PASS, {"test_cases": _DOUBLES, "answer": _python("def f(x):\n    return x + x")}),
+        (Kind.KNOWN_PASS, {"test_cases": _DOUBLES_IN_CPP, "answer": _cpp("std::cout << 2 * x;")}),
+        (Kind.KNOWN_FAIL, {"test_cases": _DOUBLES_IN_CPP, "answer": _cpp("std::cout << x * x + x;")}),
         # Wrong in every test: a row may run the first one alone.
         (Kind.KNOWN_FAIL, {"test_cases": _DOUBLES, "answer": _python("def f(x):\n    return 2 * abs(x) + 1")}),
     ),

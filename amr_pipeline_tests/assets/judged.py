@@ -1,7 +1,7 @@
 """A stored study whose verdicts can be judged without engines, for tests of the assets around them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +39,28 @@ def instruction_study(**changed: object) -> Study:
     return small_study(**(rows | changed))
 
 
+def store_answers(
+    store: TableStore, study: Study, shard: str, queries: pl.DataFrame, answer: Callable[[str, int], str]
+) -> None:
+    """Store a shard's queries, and every distiller's response to each: its answer by category and row number."""
+    store.write("queries", shard, queries, fingerprints={})
+    for row in study.distillers:
+        expected = expected_responses(queries, row)
+        answers = [answer(category, index) for index, category in enumerate(expected["category"])]
+        responses = expected.select("response_id", "query_id", "category", "pass_index").with_columns(
+            pl.lit(row.name).alias("distiller"),
+            pl.lit(row.distiller_fingerprint).alias("distiller_fingerprint"),
+            pl.lit(1, dtype=pl.Int64).alias("seed"),
+            pl.Series("text", [f"<think>{index}</think><answer>{said}</answer>" for index, said in enumerate(answers)]),
+            pl.lit("stop").alias("finish_reason"),
+            pl.lit(1).alias("prompt_tokens"),
+            pl.lit(1).alias("response_tokens"),
+            pl.lit("made up 1").alias("engine"),
+        )
+        key = response_partition(row.name, shard)
+        store.write("responses", key, responses.select(tables.RESPONSES.schema.names()), fingerprints={})
+
+
 class Stored:
     """The study's tables in a folder, filled with `num_queries` per shard.
 
@@ -50,9 +72,9 @@ class Stored:
         self.deployment = deployment_from_environment({"AMR_HOME": str(folder)})
         self.platform = Platform.of(self.deployment)
         for place, shard in enumerate(study.shards):
-            self._write_shard(place, shard, num_queries)
+            self.write_shard(place, shard, num_queries)
 
-    def _write_shard(self, place: int, shard: str, num_queries: int) -> None:
+    def write_shard(self, place: int, shard: str, num_queries: int) -> None:
         first = place * (256 // self.study.num_shards)
         queries = pl.DataFrame(
             [
@@ -72,22 +94,7 @@ class Stored:
             ],
             schema=tables.QUERIES.schema,
         )
-        self.store.write("queries", shard, queries, fingerprints={})
-        for row in self.study.distillers:
-            expected = expected_responses(queries, row)
-            texts = [f"<think>{index}</think><answer>{ANSWERS[index % 4]}</answer>" for index in range(expected.height)]
-            responses = expected.select("response_id", "query_id", "category", "pass_index").with_columns(
-                pl.lit(row.name).alias("distiller"),
-                pl.lit(row.distiller_fingerprint).alias("distiller_fingerprint"),
-                pl.lit(1, dtype=pl.Int64).alias("seed"),
-                pl.Series("text", texts),
-                pl.lit("stop").alias("finish_reason"),
-                pl.lit(1).alias("prompt_tokens"),
-                pl.lit(1).alias("response_tokens"),
-                pl.lit("made up 1").alias("engine"),
-            )
-            key = response_partition(row.name, shard)
-            self.store.write("responses", key, responses.select(tables.RESPONSES.schema.names()), fingerprints={})
+        store_answers(self.store, self.study, shard, queries, lambda category, index: ANSWERS[index % 4])
 
     def judge(self, *keys: str, study: Study | None = None) -> dg.MaterializeResult:
         """Materialize verdict partitions, as one run of the asset does."""

@@ -88,17 +88,3 @@ def test_a_verifier_that_is_away_leaves_verdicts_undecided_owed_and_warned_about
     monkeypatch.undo()
     assert stored.judge(KEY).metadata["verdicts judged in this run"] == 12
     assert set(stored.store.read("verdicts", KEY)["verdict"]) == {"passed", "failed"}
-
-
-def test_a_hang_that_takes_its_neighbours_down_refuses_the_partition(stored: Stored, monkeypatch: pytest.MonkeyPatch):
-    really = instruction_constraints.InstructionConstraints._one
-
-    def spoiled(self: instruction_constraints.InstructionConstraints, case: Case) -> Verdict:
-        if case.response_id == "canary instruction_following 3":
-            return undecided(case, Cause.CRASHED, stage="rule")
-        return really(self, case)
-
-    monkeypatch.setattr(instruction_constraints.InstructionConstraints, "_one", spoiled)
-    with pytest.raises(CanaryDrift, match="spoils"):
-        stored.judge(KEY)
-    assert stored.store.latest("verdicts", KEY) is None
