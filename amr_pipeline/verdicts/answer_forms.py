@@ -1,4 +1,4 @@
-r"""What kinds of answer there are: quantity, words, option, several, matrix, region, relation, ratio.
+r"""What kinds of answer there are: quantity, words, option, several, matrix, region, relation, ratio, residue.
 
 Belongs here: the kinds. Does not belong here: reading one from text (`answer_reading`) or comparing two
 (`typed_answers`).
@@ -28,10 +28,10 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An option letter, and the option's text where it follows (None: it does not)."""
+    """An option letter, and what the option says where that follows (None: it does not)."""
 
     letter: str
-    words: str | None
+    says: "Form | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,14 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
+class Residue:
+    """What numbers are congruent to, and modulo what: `3 (mod 4)`."""
+
+    value: Node
+    modulus: Node
+
+
+@dataclass(frozen=True, slots=True)
 class Contradiction:
     """A chain of equations whose members differ: `x = 3 = 7`."""
 
@@ -103,7 +111,9 @@ class Opaque:
     text: str
 
 
-Form: TypeAlias = Quantity | Words | Choice | Many | Matrix | Region | Named | Relation | Ratio | Contradiction | Opaque
+Form: TypeAlias = (
+    Quantity | Words | Choice | Many | Matrix | Region | Named | Relation | Ratio | Residue | Contradiction | Opaque
+)
 
 
 def region_of(form: Form) -> Region | None:

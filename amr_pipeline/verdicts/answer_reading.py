@@ -5,6 +5,8 @@ Every reader is given a text and returns a form, or None where it is not that ki
 """
 
 import re
+from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
@@ -22,40 +24,50 @@ from amr_pipeline.verdicts.answer_forms import (
     Ratio,
     Region,
     Relation,
+    Residue,
     Words,
     region_of,
 )
+from amr_pipeline.verdicts.answer_regions import (
+    NAME,
+    all_unequal,
+    both_hold,
+    inequality,
+    interval,
+    line_without,
+    relation,
+)
 from amr_pipeline.verdicts.answer_text import nesting, open_brackets, plain_answer, plain_words, split_outside
 from amr_pipeline.verdicts.expression_values import expressions_agree
-from amr_pipeline.verdicts.expressions import Node, NotAnExpression, parse_expression, symbols
+from amr_pipeline.verdicts.expressions import Node, NotAnExpression, parse_expression, renamed, symbols
+from amr_pipeline.verdicts.numerals import NUMBER_WORDS, numeral
 from amr_pipeline.verdicts.quantities import is_single_letter, unit_of
 
 DEEPEST_NESTING = 12
 """Brackets inside one another that a form may have; forms are read recursively."""
 
+AN_INTEGER = "\\Z"
+"""Name of a letter that stands for any integer."""
+
+_OVER_INTEGERS = re.compile(
+    r"(.+?)[,;(]?\s*(?:where|for|with)?\s*(?:any|all|every|some|each)?\s*(?<![A-Za-z])([a-z])\s*"
+    r"(?:\\in\s*(?:Z|\\Z)|(?:is|being)?\s*(?:an|any)\s+integer)\s*\)?",
+    re.DOTALL,
+)
 _NOTHING = frozenset(
     {"emptyset", "no solution", "no solutions", "no real solution", "no real solutions", "empty set", "no such"}
 )
-_TO_TWENTY = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-)
-_TENS = "thirty forty fifty sixty seventy eighty ninety"
-_NUMBER_WORDS = {
-    **{word: number for number, word in enumerate(_TO_TWENTY.split())},
-    **{word: 10 * number for number, word in enumerate(_TENS.split(), 3)},
-}
+_EVERYTHING = frozenset({"all real numbers", "all reals", "all real x", "all real values", "every real number"})
 
 _OPTION = re.compile(r"\(?([A-Z])\)?[.:]?")
 _OPTION_AND_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[).:])\s*(\S.*)|([A-J])\s+([A-Z][a-z].*)", re.DOTALL)
+_NUMERAL_WITH_LETTERS = re.compile(r"(\d[\dA-F]*|[A-F][\dA-F]+)_\{?(1[1-6])\}?")
 _MIXED = re.compile(r"(-?)(\d+)\s+(\d+)/(\d+)")
 _MATRIX = re.compile(r"\\begin\{([pbB]|small)?(matrix|array)\}(?:\{[^}]*\})?(.*)\\end\{\1\2\}", re.DOTALL)
 _RELATIONS = re.compile(r"(=|<|>|\\(?:approx|ne|le|ge|in)(?![A-Za-z]))")
-_NAME = re.compile(
-    r"(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s*\([^()=]*\))?|\\?\|[A-Za-z]+\\?\|"
-    r"|[A-Za-z]{2,3}|\([a-zA-Z, ]+\)"
-    r"|[A-Z](?:_(?:\w|\{[^{}]*\}))?\s*:\s*[A-Z](?:_(?:\w|\{[^{}]*\}))?"
-)
+_SET_BUILDER = re.compile(r"([a-z])\s*(?:\\in\s*\(-\\infty,\\infty\))?\s*(?:\\mid(?![A-Za-z])|\||:)\s*(.+)", re.DOTALL)
+_RESIDUE = re.compile(r"(.+) \\pmod \{(\w+)\}")
+_PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _CONNECTIVES = re.compile(r"\s*,?\s*(?:\\?(?:and|or)(?![A-Za-z])|;)\s*")
 _CONSTANT = re.compile(r"(?<![A-Za-z\\_{^])[CKck](?![A-Za-z_(^'])")
 
@@ -69,6 +81,8 @@ def form_of(answer: str) -> Form:
 def _form(text: str) -> Form:
     if nesting(text) > DEEPEST_NESTING:
         return Opaque(text)
+    if found := _OVER_INTEGERS.fullmatch(text):
+        return _over_integers(_form(found[1]), found[2])
     for reader in (_words_form, _several, _bracketed, _matrix, _related, _quantity):
         if (found := reader(text)) is not None:
             return found
@@ -77,16 +91,32 @@ def _form(text: str) -> Form:
     return Words(words) if is_text else Opaque(text)
 
 
+def _over_integers(form: Form, letter: str) -> Form:
+    """An answer for every integer: the letter that runs over them has no name of its own."""
+    if isinstance(form, Named):
+        return Named(form.name, _over_integers(form.value, letter))
+    if isinstance(form, Many):
+        return Many(form.kind, tuple(_over_integers(item, letter) for item in form.items))
+    return replace(form, node=renamed(form.node, {letter: AN_INTEGER})) if isinstance(form, Quantity) else form
+
+
 def _words_form(text: str) -> Form | None:
     words = plain_words(text.replace("\\", ""))
     if words in _NOTHING or text in ("\\{\\}", "\\{ \\}"):
         return Region(())
+    if words in _EVERYTHING:
+        return Region((Interval(None, False, None, False),))
     if found := _OPTION.fullmatch(text):
         return Choice(found[1], None)
     if found := _OPTION_AND_TEXT.fullmatch(text):
-        return Choice(found[1] or found[2] or found[4], plain_words(found[3] or found[5]))
-    if words in _NUMBER_WORDS:
-        return Quantity(("number", Fraction(_NUMBER_WORDS[words])), None, False)
+        return Choice(found[1] or found[2] or found[4], _form((found[3] or found[5]).strip()))
+    if found := _RESIDUE.fullmatch(text):
+        with suppress(NotAnExpression):
+            return Residue(parse_expression(found[1]), parse_expression(found[2]))
+    if words in NUMBER_WORDS:
+        return Quantity(("number", Fraction(NUMBER_WORDS[words])), None, False)
+    if (found := _NUMERAL_WITH_LETTERS.fullmatch(text)) and (value := numeral(found[1], int(found[2]))) is not None:
+        return Quantity(("number", value), None, False)
     if found := _MIXED.fullmatch(text):
         value = int(found[2]) + Fraction(int(found[3]), int(found[4])) if int(found[4]) else None
         return None if value is None else Quantity(("number", -value if found[1] else value), None, False)
@@ -95,8 +125,8 @@ def _words_form(text: str) -> Form | None:
 
 def _several(text: str) -> Form | None:
     """A list at the top level: commas, semicolons, "and", "or", plus-minus."""
-    if "\\pm" in text and text.count("\\pm") == 1 and not re.search(r"[,;]|\\mp", text):
-        first, second = (_form(re.sub(r"^\+", "", text.replace("\\pm", sign).strip())) for sign in "+-")
+    if len(_PLUS_MINUS.findall(text)) == 1 and not re.search(r"[,;]|\\mp", text):
+        first, second = (_form(re.sub(r"^\+", "", _PLUS_MINUS.sub(sign, text).strip())) for sign in "+-")
         return Many("list", tuple(_without_name(item) for item in (first, second)))
     joined = ",".join(_split_connectives(text))
     parts = [part for part in split_outside(joined, ",") if part]
@@ -106,6 +136,8 @@ def _several(text: str) -> Form | None:
     if any(len(re.findall(r"(?<!\\)\b[A-Za-z]{4,}", part)) > 3 for part in parts):
         return None
     items = [_form(part) for part in parts]
+    if (region := all_unequal(items) or both_hold(items, may_be_either=" or " in f" {text} ")) is not None:
+        return region
     if isinstance(items[0], Named) and not any(isinstance(item, Named | Relation) for item in items[1:]):
         items[0] = items[0].value
     return Many("list", tuple(items))
@@ -125,6 +157,8 @@ def _without_name(form: Form) -> Form:
 
 
 def _bracketed(text: str) -> Form | None:
+    if (region := line_without(text)) is not None:
+        return region
     unions = re.split(r"\\cup(?![A-Za-z])", text)
     if len(unions) > 1:
         parts = [region_of(_form(part.strip())) for part in unions]
@@ -151,38 +185,26 @@ def _is_one_group(text: str) -> bool:
 
 
 def _group(inside: str, opening: str, closing: str) -> Form | None:
+    if opening == "\\{" and (found := _SET_BUILDER.fullmatch(inside)):
+        region = region_of(_form(found[2].strip()))
+        if region is not None and region.letter in (None, found[1]):
+            return Region(region.intervals, found[1])
     parts = split_outside(inside, ",;")
     if not all(parts) or re.search(r"\\mid|(?<!\\)\|.*[<>=]|:.*[<>=]", inside):
         return Opaque(f"{opening}{inside}{closing}") if parts != [""] else None
     if (opening, closing) in (("(", "]"), ("[", ")")):
-        return _interval(parts, opening, closing)
+        return interval(parts, opening, closing)
     items = tuple(_form(part) for part in parts)
     if len(items) == 1:
         return Many("set", items) if opening == "\\{" else items[0] if opening in "({[" else Many("vector", items)
     kinds: dict[str, Literal["tuple", "square", "set", "vector"]]
     kinds = {"(": "tuple", "[": "square", "\\{": "set", "{": "set", "⟨": "vector"}
     if len(items) == 2 and any(part.strip("+- ") == "\\infty" for part in parts):
-        return _interval(parts, opening, closing)
+        return interval(parts, opening, closing)
+    rows = tuple(item.items for item in items if isinstance(item, Many) and item.kind == "square")
+    if opening == "[" and len(rows) == len(items) and len({len(row) for row in rows}) == 1:
+        return Matrix(rows)
     return Many(kinds[opening], items)
-
-
-def _interval(parts: list[str], opening: str, closing: str) -> Form | None:
-    if len(parts) != 2:
-        return None
-    ends = [_end(part) for part in parts]
-    if "unread" in ends:
-        return None
-    low, high = (None if end == "infinite" else end for end in ends)
-    return Region((Interval(low, opening == "[" and low is not None, high, closing == "]" and high is not None),))  # type: ignore[arg-type]
-
-
-def _end(text: str) -> Node | Literal["infinite", "unread"]:
-    if re.fullmatch(r"[+-]?\s*\\infty", text):
-        return "infinite"
-    try:
-        return parse_expression(text)
-    except NotAnExpression:
-        return "unread"
 
 
 def _matrix(text: str) -> Form | None:
@@ -214,7 +236,7 @@ def _related(text: str) -> Form | None:
         return None if region is None else Region(region.intervals, members[0])
     if set(operators) <= {"=", "\\approx"}:
         return _equation(members, operators)
-    return _inequality(members, operators)
+    return inequality(members, operators)
 
 
 def _ratio(text: str) -> Form | None:
@@ -229,13 +251,13 @@ def _ratio(text: str) -> Form | None:
 
 
 def _equation(members: list[str], operators: list[str]) -> Form | None:
-    if len(members) == 2 and not _NAME.fullmatch(members[0]):
-        if _NAME.fullmatch(members[1]) and "\\approx" not in operators:
+    if len(members) == 2 and not NAME.fullmatch(members[0]):
+        if NAME.fullmatch(members[1]) and "\\approx" not in operators:
             return Named(members[1], _form(members[0]))
-        relation = _relation("=", *members)
-        if relation is None or symbols(relation.left) or symbols(relation.right):
-            return relation
-    values = members[1:] if _NAME.fullmatch(members[0]) else members
+        found = relation("=", *members)
+        if found is None or symbols(found.left) or symbols(found.right):
+            return found
+    values = members[1:] if NAME.fullmatch(members[0]) else members
     forms = [_form(member) for member in values]
     nodes = [form.node for form in forms if isinstance(form, Quantity) and not symbols(form.node)]
     exact = nodes if "\\approx" not in operators else nodes[: operators.index("\\approx")]
@@ -246,50 +268,26 @@ def _equation(members: list[str], operators: list[str]) -> Form | None:
     return Named(members[0], chosen) if values is not members else chosen
 
 
-def _inequality(members: list[str], operators: list[str]) -> Form | None:
-    turned = {">": "<", "\\ge": "\\le"}
-    if all(operator in turned for operator in operators):
-        members, operators = members[::-1], [turned[operator] for operator in operators[::-1]]
-    if not all(operator in ("<", "\\le") for operator in operators):
-        return _relation("\\ne", *members) if operators == ["\\ne"] else None
-    named = [place for place, member in enumerate(members) if _NAME.fullmatch(member) and not _is_constant(member)]
-    if len(named) == 1 and len(members) <= 3:
-        place = named[0]
-        ends = [_end(member) for member in members[:place] + members[place + 1 :]]
-        below, above = ends[:place], ends[place:]
-        if all(_is_an_end(end) for end in ends) and len(below) <= 1 and len(above) <= 1:
-            low = (below[0], operators[place - 1] == "\\le") if below and below[0] != "infinite" else (None, False)
-            high = (above[0], operators[place] == "\\le") if above and above[0] != "infinite" else (None, False)
-            return Region((Interval(*low, *high),), members[place])  # type: ignore[arg-type]
-    return _relation(operators[0], *members) if len(members) == 2 else None
-
-
-def _is_an_end(end: object) -> bool:
-    return end == "infinite" or (isinstance(end, tuple) and not symbols(end))
-
-
-def _is_constant(member: str) -> bool:
-    return member in ("e", "\\pi", "pi")
-
-
-def _relation(operator: str, left: str, right: str) -> Relation | None:
-    try:
-        return Relation(operator, parse_expression(left), parse_expression(right))  # type: ignore[arg-type]
-    except NotAnExpression:
-        return None
-
-
-_UNIT = re.compile(r"(.*?[\d)}\]!])\s*((?:[A-Za-z%¢]|\^\\circ)[A-Za-z %/.^²³{}\d-]*|\^\\circ|%)", re.DOTALL)
+_SIGNS = r"[A-Za-z%¢]|\^\\circ|\\mu(?![A-Za-z])|\\Omega"
+_UNIT = rf"(?:{_SIGNS})(?:{_SIGNS}|[ /.^²³{{}}\d-]|\\cdot(?![A-Za-z]))*"
+_UNITS = tuple(
+    re.compile(rf"({value}(?:[\d)}}\]!]|\\pi(?![A-Za-z])))\s*({_UNIT})", re.DOTALL)
+    for value in (".*?", ".*")  # the first split is wrong in `3e-19 J`
+)
 
 
 def _quantity(text: str) -> Form | None:
     is_decimal = re.search(r"\d?\.\d", text) is not None
-    found = _UNIT.fullmatch(text)
-    if found is not None and _is_unit(found[1], found[2], text):
-        try:
-            return Quantity(parse_expression(found[1].strip()), found[2].strip(), is_decimal)
-        except NotAnExpression:
-            return None
+    if ("\\circ" in text and not text.endswith("\\circ")) or re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
+        with suppress(NotAnExpression):  # degrees inside a function are no unit of the whole
+            return Quantity(parse_expression(text), None, is_decimal)
+    for pattern in _UNITS:
+        found = pattern.fullmatch(text)
+        if found is not None and _is_unit(found[1], found[2], text):
+            try:
+                return Quantity(parse_expression(found[1].strip()), found[2].strip(), is_decimal)
+            except NotAnExpression:
+                return None
     try:
         return Quantity(_without_constant(parse_expression(text)), None, is_decimal)
     except NotAnExpression:

@@ -10,11 +10,13 @@ _SIZES = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|hspace\{[^}]*\}|phantom\{[^}]*\})(?![A-Za-z])"
 )
 _SPACES = re.compile(r"\\[,!;:> ]|~|[\u2009\u202f\u00a0]")
+_REALS = re.compile(r"(?:\\mathbb\s*(?:\{R\}|R)|\\R(?![A-Za-z])|\\Reals)(?!\s*[\^_+])")
 _FONTS = re.compile(r"\\(?:mathbf|mathit|mathsf|mathcal|bm|boldsymbol|pmb|mathbb|vec|mathop)\s*\{([^{}]*)\}")
 _TEXTS = re.compile(r"\\(?:text(?:bf|it|rm|sf|normal)?|mathrm|mbox|hbox|operatorname|rm)\s*\{([^{}]*)\}")
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"), ("`", "`"), ("**", "**"))
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:\{,\}|\\,|\\ |\{ \})\d{3})+)(?!\d)")
+_THOUSANDS_APART = re.compile(r"-?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 _UNICODE = str.maketrans(
     {"−": "-", "–": "-", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∞": "\\infty ", "∪": "\\cup ", "∅": "\\emptyset ",
      "∈": "\\in ", "°": "^\\circ ", "½": "\\frac{1}{2}", "→": "\\to ", "≈": "\\approx ",
@@ -35,7 +37,8 @@ _NAMES = (
     (re.compile(r"\\langle(?![A-Za-z])"), "⟨"),
     (re.compile(r"\\rangle(?![A-Za-z])"), "⟩"),
     (re.compile(r"\\(?:varnothing|O|empty)(?![A-Za-z])"), r"\\emptyset"),
-    (re.compile(r"\\mathbb\{R\}|\\R(?![A-Za-z])|\\Reals"), r"(-\\infty,\\infty)"),
+    (re.compile(r"\\overline\s*\{([A-Z]{2})\}"), r"\1"),
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
     (re.compile(r"\\degree(?![A-Za-z])|\^\{?\\circ\}?"), r"^\\circ "),
     (re.compile(r"\\(?:simeq|thickapprox|doteq)(?![A-Za-z])"), r"\\approx "),
     (re.compile(r"\\bigcup(?![A-Za-z])"), r"\\cup"),
@@ -53,18 +56,22 @@ def plain_answer(answer: str) -> str:
         text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _SPACED_THOUSANDS.sub(lambda found: found[1] + re.sub(r"\D", "", found[2]), text)
     text = _SPACES.sub(" ", _SIZES.sub(" ", text.replace("\\$", " "))).replace("\\%", "%").replace("\\&", "&")
-    text = _SHORT.sub(r"\\frac", text)
+    text = _REALS.sub(r"(-\\infty,\\infty)", _SHORT.sub(r"\\frac", text))
     for _ in range(3):  # fonts nest
         text = _TEXTS.sub(r" \1 ", _FONTS.sub(r"\1", text))
     for pattern, name in _NAMES:
         text = pattern.sub(name, text)
     text = re.sub(r"\s+", " ", text.replace("$$", " $ ")).strip()
+    text = re.sub(r"(?<=[A-Za-z]) \^(?!\\circ)", "^", text)  # a unit's power stood outside its \\text{}
     before = None
     while before != text:
         before = text
         text = _undelimited(text).rstrip("\\").strip()
         text = re.sub(r"(?<!\.)\.$", "", text).strip()
-    return re.sub(r"\s+", " ", _without_thousands(text.replace("$", " "))).strip()
+    text = re.sub(r"\s+", " ", _without_thousands(text.replace("$", " "))).strip()
+    if found := _RESIDUE.fullmatch(text):  # what is congruent needs no name
+        return f"{found[1]} \\pmod {{{found[2] or found[3]}}}"
+    return text.replace(" ", "") if _THOUSANDS_APART.fullmatch(text) else text
 
 
 def _undelimited(text: str) -> str:
@@ -90,6 +97,10 @@ def _without_thousands(text: str) -> str:
     )
 
 
+_RESIDUE = re.compile(
+    r"(?:[a-zA-Z]\s*(?:\\equiv(?![A-Za-z])|≡|=)\s*)?(.+?)\s*"
+    r"(?:\\pmod\s*\{?(\w+)\}?|\(\s*(?:\\bmod|\\mod|mod)\s*\{?(\w+)\}?\s*\))"
+)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NOT_WORDS = re.compile(r"[^\w\s]|_")
 

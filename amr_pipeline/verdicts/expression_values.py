@@ -27,6 +27,8 @@ SURELY_EQUAL = 1e-12
 SURELY_DIFFERENT = 1e-6
 """Relative difference above which they differ; between the two, double precision does not say."""
 
+_USUALLY_WHOLE = frozenset({"n", "k", "m"})
+
 _SMALL = 1e-9
 """Inexact values below this may be what rounding left of zero."""
 
@@ -35,7 +37,7 @@ class NoValue(ArithmeticError):
     """The expression has no value here, or none that can be worked out cheaply."""
 
 
-def value_of(node: Node, at: Mapping[str, float] | None = None) -> Value:
+def value_of(node: Node, at: Mapping[str, Value] | None = None) -> Value:
     """The value of an expression with its letters as given; exact where possible.
 
     Raises:
@@ -54,6 +56,15 @@ def exact_value(node: Node) -> Fraction | None:
     except NoValue:
         return None
     return found if isinstance(found, Fraction) else None
+
+
+def real_value(node: Node) -> float | None:
+    """The value as a number on the line, or None where it has none or is not worked out."""
+    try:
+        found = value_of(node)
+        return None if isinstance(found, complex) else float(found)
+    except (NoValue, OverflowError):
+        return None
 
 
 def expressions_agree(left: Node, right: Node, relative_tolerance: float = 0.0) -> bool | None:
@@ -75,6 +86,13 @@ def expressions_agree(left: Node, right: Node, relative_tolerance: float = 0.0) 
     if False in positive:
         return False
     negative = _readings_agree(left, right, _point(letters, 2), relative_tolerance)
+    if negative is None and (whole := letters & _USUALLY_WHOLE):
+        # (-1)^n has values at whole numbers only, and they are what is meant.
+        at_whole = [
+            _readings_agree(left, right, {**_point(letters, 2), **_whole_point(whole, number)}, relative_tolerance)
+            for number in (2, 5, 6)
+        ]
+        return True if at_whole == [True] * 3 and positive == [True, True] else None
     # Agreement at positive points alone is log(xy) = log x + log y, or sqrt(x^2) = x: for algebra to say.
     return True if positive == [True, True] and negative is True else None
 
@@ -86,16 +104,21 @@ def _without_some_letters(left: Node, right: Node, tolerance: float) -> bool | N
     return True if found == [True] * 3 else False if False in found else None
 
 
-def _readings_agree(left: Node, right: Node, at: Mapping[str, float], tolerance: float) -> bool | None:
-    r"""Agreement at a point; a bare `\log` may be natural or decimal, in both expressions alike."""
+def _readings_agree(left: Node, right: Node, at: Mapping[str, Value], tolerance: float) -> bool | None:
+    r"""Agreement at a point, in any reading that both expressions may have alike.
+
+    A bare `\log` may be natural or decimal, a broken power of a negative number its real root.
+    """
     found = _agree_at(left, right, at, tolerance)
+    if found is None and _agree_at(_real_roots(left), _real_roots(right), at, tolerance):
+        return True
     if found is not True and (has_call(left, "log") or has_call(right, "log")):
         decimal = _agree_at(_decimal_logs(left), _decimal_logs(right), at, tolerance)
         return True if decimal is True else None if None in (found, decimal) else False
     return found
 
 
-def _agree_at(left: Node, right: Node, at: Mapping[str, float], tolerance: float) -> bool | None:
+def _agree_at(left: Node, right: Node, at: Mapping[str, Value], tolerance: float) -> bool | None:
     try:
         return values_agree(value_of(left, at), value_of(right, at), tolerance)
     except NoValue:
@@ -124,7 +147,7 @@ def values_agree(one: Value, other: Value, relative_tolerance: float = 0.0) -> b
 
 
 @lru_cache(maxsize=256)
-def _point(letters: frozenset[str], number: int) -> Mapping[str, float]:
+def _point(letters: frozenset[str], number: int) -> Mapping[str, Value]:
     """Fixed generic values: above one, between zero and one, negative; names decide, so order does not matter."""
     place = {name: sum(ord(letter) * 31**index for index, letter in enumerate(name)) for name in letters}
     spread = {name: math.modf((seed * 0.618033988749895) + 0.137 * number)[0] for name, seed in place.items()}
@@ -135,16 +158,28 @@ def _point(letters: frozenset[str], number: int) -> Mapping[str, float]:
     return {name: -0.4 - 1.3 * share for name, share in spread.items()}
 
 
+def _whole_point(letters: frozenset[str], lowest: int) -> Mapping[str, Value]:
+    return {name: Fraction(lowest + 2 * place) for place, name in enumerate(sorted(letters))}
+
+
 def _decimal_logs(node: Node) -> Node:
     if node[0] == "call" and node[1] == "log":
         return ("call", "lg", _decimal_logs(node[2]))
     return tuple(_decimal_logs(part) if isinstance(part, tuple) else part for part in node)
 
 
+def _real_roots(node: Node) -> Node:
+    """Powers with an odd denominator as powers of real roots."""
+    if node[0] == "power" and (exponent := exact_value(node[2])) is not None and exponent.denominator % 2 == 1:
+        root = ("root", _real_roots(node[1]), ("number", Fraction(exponent.denominator)))
+        return ("power", root, ("number", Fraction(exponent.numerator))) if exponent.denominator > 1 else node
+    return tuple(_real_roots(part) if isinstance(part, tuple) else part for part in node)
+
+
 # --------------------------------------------------------------------------------------------------- the evaluator
 
 
-def _value(node: Node, at: Mapping[str, float]) -> Value:
+def _value(node: Node, at: Mapping[str, Value]) -> Value:
     kind = node[0]
     if kind == "number":
         return node[1]
@@ -155,7 +190,7 @@ def _value(node: Node, at: Mapping[str, float]) -> Value:
     return _OPERATIONS[kind](*(_value(part, at) for part in node[1:]))
 
 
-def _letter(name: str, at: Mapping[str, float]) -> Value:
+def _letter(name: str, at: Mapping[str, Value]) -> Value:
     if name == "pi":
         return math.pi
     if name == "e" and "e" not in at:

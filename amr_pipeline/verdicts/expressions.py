@@ -13,6 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TypeAlias
 
+from amr_pipeline.verdicts.numerals import numeral, repeating_decimal
+
 Node: TypeAlias = tuple
 """("number", Fraction), ("symbol", name), or (operation, operands...) with operations of `OPERATIONS`."""
 
@@ -46,6 +48,9 @@ _PIECE = re.compile(
 )
 
 
+_DERIVATIVE = re.compile(r"\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*[A-Za-z]")
+
+
 class NotAnExpression(ValueError):
     """The text cannot be read as an expression without doubt."""
 
@@ -59,6 +64,8 @@ def parse_expression(text: str) -> Node:
     """
     if len(text) > LONGEST_EXPRESSION:
         raise NotAnExpression(f"{len(text)} characters")
+    if _DERIVATIVE.search(text):
+        raise NotAnExpression("a derivative")
     reader = _Reader(_pieces(text))
     node = reader.sum()
     if reader.peek() != "":
@@ -73,6 +80,13 @@ def symbols(node: Node) -> frozenset[str]:
     if node[0] == "number":
         return frozenset()
     return frozenset().union(*(symbols(part) for part in node[1:] if isinstance(part, tuple)))
+
+
+def renamed(node: Node, names: dict[str, str]) -> Node:
+    """An expression with some letters under other names."""
+    if node[0] == "symbol":
+        return ("symbol", names.get(node[1], node[1]))
+    return tuple(renamed(part, names) if isinstance(part, tuple) else part for part in node)
 
 
 def has_call(node: Node, name: str) -> bool:
@@ -117,6 +131,7 @@ class _Reader:
 
     def __init__(self, pieces: list[str]) -> None:
         self._pieces, self._place, self._depth, self._slashes = pieces, 0, 0, 0
+        self._functions = 0  # whose arguments are being read
 
     def peek(self) -> str:
         """The next piece, or "" at the end."""
@@ -207,8 +222,11 @@ class _Reader:
         return node
 
     def _raised(self, node: Node) -> Node:
-        if self.peek() == "{" and self._pieces[self._place + 1 : self._place + 3] == ["\\circ", "}"]:
-            raise NotAnExpression("degrees are a unit")
+        if self.peek() == "\\circ":
+            if not self._functions:
+                raise NotAnExpression("degrees are a unit")
+            self._take()
+            return ("divide", ("multiply", node, ("symbol", "pi")), ("number", Fraction(180)))
         if self.peek() == "{":
             exponent = self._group()
         elif self.peek() in ("+", "-"):
@@ -269,10 +287,13 @@ class _Reader:
 
     def _number(self, piece: str) -> Node:
         if "\\" in piece:
-            return ("number", _repeating(piece))
+            return ("number", repeating_decimal(piece))
         if self.peek() == "_":
             self._take()
-            return ("number", _in_base(piece, self._argument()))
+            base = self._argument()
+            if base[0] != "number" or (value := numeral(piece, base[1])) is None:
+                raise NotAnExpression("a subscript of a number that is no base")
+            return ("number", value)
         return ("number", Fraction(piece))
 
     def _symbol(self, name: str) -> Node:
@@ -334,7 +355,9 @@ class _Reader:
                 power = self._argument()
         if power == ("negate", ("number", Fraction(1))):
             raise NotAnExpression("an inverse function or a reciprocal")
+        self._functions += 1
         node: Node = ("call", name, self._applied_to())
+        self._functions -= 1
         if base is not None:
             if name != "log":
                 raise NotAnExpression(f"{name} with a subscript")
@@ -371,22 +394,3 @@ def _is_number(piece: str) -> bool:
 
 def _is_plain_fraction(node: Node) -> bool:
     return all(part[0] == "number" and part[1].denominator == 1 for part in node[1:])
-
-
-def _repeating(piece: str) -> Fraction:
-    r"""`0.1\overline{6}` as the fraction it is."""
-    whole, fixed, repeated = re.fullmatch(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?", piece).groups()  # type: ignore[union-attr]
-    scale = 10 ** len(fixed)
-    return (
-        Fraction(int(whole or 0))
-        + Fraction(int(fixed or 0), scale)
-        + Fraction(int(repeated), scale * (10 ** len(repeated) - 1))
-    )
-
-
-def _in_base(digits: str, base: Node) -> Fraction:
-    if base[0] != "number" or not 2 <= base[1] <= 10 or base[1].denominator != 1 or not digits.isdigit():
-        raise NotAnExpression("a subscript of a number that is no base")
-    if any(int(digit) >= base[1] for digit in digits):
-        raise NotAnExpression("a digit that its base does not have")
-    return Fraction(int(digits, int(base[1])))

@@ -31,6 +31,8 @@ _TYPED = tuple(
         "answer_extraction",
         "answer_forms",
         "answer_reading",
+        "answer_regions",
+        "numerals",
         "answer_text",
         "expression_values",
         "expressions",

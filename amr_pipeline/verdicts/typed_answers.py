@@ -26,14 +26,15 @@ from amr_pipeline.verdicts.answer_forms import (
     Ratio,
     Region,
     Relation,
+    Residue,
     Words,
     region_of,
 )
-from amr_pipeline.verdicts.answer_reading import form_of
+from amr_pipeline.verdicts.answer_reading import AN_INTEGER, form_of
 from amr_pipeline.verdicts.answer_text import plain_answer, plain_words
-from amr_pipeline.verdicts.expression_values import exact_value, expressions_agree
-from amr_pipeline.verdicts.expressions import Node, symbols
-from amr_pipeline.verdicts.quantities import DEGREE, PERCENT, RADIAN, Unit, unit_of
+from amr_pipeline.verdicts.expression_values import exact_value, expressions_agree, real_value
+from amr_pipeline.verdicts.expressions import Node, renamed, symbols
+from amr_pipeline.verdicts.quantities import agree_with_units, agree_without_a_unit, unit_of
 
 LONGEST_ANSWER = 1_000
 """Characters of an answer that is read; what is longer goes on to `too_complex`."""
@@ -44,6 +45,9 @@ _ANSWER_OF_ONE_LETTER = re.compile(r"[a-z]")
 _NUMERAL = re.compile(r"(\d+)_\{?\d+\}?")
 _APPLIED = re.compile(r"([A-Za-z])\s*\(\s*([A-Za-z])\s*\)")
 _NOT_WORDS = re.compile(r"[\\^{}=<>|+*/\d-]")
+_COORDINATES = frozenset({"x", "y", "z"})
+_CONSTANTS = frozenset({"C", "K", "c"})
+_INTEGERS = frozenset({"k", "n", "m", AN_INTEGER})
 
 
 def compare_typed(reference: str, answer: str, relative_tolerance: float) -> bool | None:
@@ -126,8 +130,10 @@ class _Comparison:
         tolerance = self._tolerance if left.is_decimal or right.is_decimal else 0.0
         one, other = (None if form.unit is None else unit_of(form.unit) for form in (left, right))
         if one is not None and other is not None:
-            return _with_units(left.node, one, right.node, other, tolerance)
+            return agree_with_units(left.node, one, right.node, other, tolerance)
         found = expressions_agree(left.node, right.node, tolerance)
+        if found is not True and (named := _with_the_same_letter(left.node, right.node)) is not None:
+            found = expressions_agree(left.node, named, tolerance)
         if left.unit is not None and right.unit is not None:
             known = one is not None or other is not None
             return found if left.unit.lower().rstrip("s") == right.unit.lower().rstrip("s") or not known else None
@@ -135,7 +141,7 @@ class _Comparison:
         if unit in symbols(bare.node):
             return None  # 5 m and 5m
         if found is False and (unit := one or other) is not None:
-            return _without_a_unit(left.node, right.node, unit, unit is one, tolerance)
+            return agree_without_a_unit(left.node, right.node, unit, unit is one, tolerance)
         return found
 
     def _words(self, left: Words, right: Words) -> bool | None:
@@ -166,6 +172,10 @@ class _Comparison:
             left, right = self._distinct(left), self._distinct(right)
         if len(left) != len(right):
             return False
+        names = [sorted(form.name for form in forms if isinstance(form, Named)) for forms in (left, right)]
+        # x = 2, y = 3 is not x = 3, y = 2; but which root is x_1 and which is x_2 is anybody's choice.
+        if names[0] == names[1] and len({name[:1] for name in names[0]}) == len(left):
+            return self._ordered(*(sorted(forms, key=lambda form: form.name) for forms in (left, right)))  # type: ignore[attr-defined]
         rest, doubt = list(right), False
         for one in left:
             found = [self.agree(one, other) for other in rest]
@@ -217,7 +227,7 @@ class _Comparison:
             return None
         # Equal up to a constant factor: the ratio of the differences does not depend on the letters.
         ratio = ("divide", one, other)
-        moved = _renamed(ratio, {name: f"{name}''" for name in symbols(one)})
+        moved = renamed(ratio, {name: f"{name}''" for name in symbols(one)})
         same = expressions_agree(("divide", ratio, moved), ("number", Fraction(1)), 1e-9)
         if left.operator in ("=", "\\ne") or not same:
             return same
@@ -234,6 +244,13 @@ class _Comparison:
         assert second is not None
         return all(a * second == b * first for a, b in zip(one, other, strict=True) if a is not None and b is not None)
 
+    def _residues(self, left: Residue, right: Residue) -> bool | None:
+        values = [exact_value(node) for node in (left.value, right.value, left.modulus, right.modulus)]
+        if None in values or 0 in values[2:]:
+            return None
+        one, other, modulus, same = values
+        return modulus == same and (one - other) % modulus == 0  # type: ignore[operator]
+
     # -------------------------------------------------------------------------------------------- unlike with unlike
 
     def _named(self, left: Form, right: Form) -> bool | None:
@@ -241,6 +258,8 @@ class _Comparison:
         if isinstance(left, Named) and isinstance(right, Named):
             if (turned := _of_one_argument(left.name, right)) is not None:
                 return self.agree(left.value, turned)
+            if {left.name, right.name} <= _COORDINATES and left.name != right.name and _are_numbers(left, right):
+                return False
             found = self.agree(left.value, right.value)
             both = _equation_of(left), _equation_of(right)
             if found is not True and left.name != right.name and None not in both:
@@ -271,11 +290,9 @@ class _Comparison:
         return False if _is_a_number(left) != _is_a_number(right) and _is_no_number(left, right) else None
 
     def _choice_and(self, choice: Choice, other: Form) -> bool | None:
-        if isinstance(other, Words):
-            return None if choice.words is None else choice.words == other.words
-        if isinstance(other, Quantity) and choice.words is None:
-            return expressions_agree(("symbol", choice.letter), other.node)
-        return None
+        if choice.says is not None:
+            return self.agree(choice.says, other)
+        return expressions_agree(("symbol", choice.letter), other.node) if isinstance(other, Quantity) else None
 
     _SAME: ClassVar[dict[tuple[type, type], Callable[..., bool | None]]] = {
         (Quantity, Quantity): _quantities,
@@ -286,7 +303,30 @@ class _Comparison:
         (Region, Region): _regions,
         (Relation, Relation): _relations,
         (Ratio, Ratio): _ratios,
+        (Residue, Residue): _residues,
     }
+
+
+def _are_numbers(*named: Named) -> bool:
+    return all(_is_a_number(one.value) for one in named)
+
+
+def _with_the_same_letter(left: Node, right: Node) -> Node | None:
+    r"""The second expression with the first one's arbitrary letter, where they differ in that letter alone.
+
+    A constant of integration may be C or K; what runs over the integers may be k or n, where it is said to (`\Z`) or
+    where multiples of pi say it.
+    """
+    one, other = symbols(left) - symbols(right), symbols(right) - symbols(left)
+    if len(one) != 1 or len(other) != 1:
+        return None
+    is_constant = one | other <= _CONSTANTS
+    is_integer = one | other <= _INTEGERS and (AN_INTEGER in one | other or _holds_pi(left))
+    return renamed(right, {next(iter(other)): next(iter(one))}) if is_constant or is_integer else None
+
+
+def _holds_pi(node: Node) -> bool:
+    return node == ("symbol", "pi") or any(_holds_pi(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def _is_a_number(form: Form) -> bool:
@@ -307,40 +347,12 @@ def _all(found: "object") -> bool | None:
     return False if False in answers else None if None in answers else True
 
 
-def _with_units(left: Node, one: Unit, right: Node, other: Unit, tolerance: float) -> bool | None:
-    if {one, other} == {DEGREE, RADIAN}:
-        first, second = (node if unit == RADIAN else _in_radians(node) for node, unit in ((left, one), (right, other)))
-        return expressions_agree(first, second, tolerance)
-    if one[1] != other[1]:
-        return False
-    return expressions_agree(_scaled(left, one[0]), _scaled(right, other[0]), tolerance)
-
-
-def _without_a_unit(left: Node, right: Node, unit: Unit, is_lefts: bool, tolerance: float) -> bool | None:
-    """A figure that disagrees with the bare number may still be the same share (50 % of 0.5) or angle (90° of pi/2)."""
-    if unit == PERCENT:
-        converted = _scaled(left if is_lefts else right, Fraction(1, 100))
-    elif unit == DEGREE:
-        converted = _in_radians(left if is_lefts else right)
-    else:
-        return False
-    return expressions_agree(converted, right, tolerance) if is_lefts else expressions_agree(left, converted, tolerance)
-
-
-def _scaled(node: Node, factor: Fraction | int) -> Node:
-    return ("multiply", ("number", Fraction(factor)), node)
-
-
-def _in_radians(node: Node) -> Node:
-    return ("multiply", ("divide", ("symbol", "pi"), ("number", Fraction(180))), node)
-
-
 def _in_order(intervals: Sequence[Interval]) -> list[Interval] | None:
     """Intervals from left to right, touching ones joined; None where an end is no number."""
     keyed: list[tuple[float, Interval]] = []
     for interval in intervals:
-        low = -math.inf if interval.low is None else _number(interval.low)
-        if low is None or (interval.high is not None and _number(interval.high) is None):
+        low = -math.inf if interval.low is None else real_value(interval.low)
+        if low is None or (interval.high is not None and real_value(interval.high) is None):
             return None
         keyed.append((low, interval))
     joined: list[Interval] = []
@@ -359,16 +371,6 @@ def _in_order(intervals: Sequence[Interval]) -> list[Interval] | None:
     return joined
 
 
-def _number(node: Node) -> float | None:
-    from amr_pipeline.verdicts.expression_values import NoValue, value_of
-
-    try:
-        value = value_of(node)
-    except NoValue:
-        return None
-    return None if isinstance(value, complex) else float(value)
-
-
 def _equation_of(named: Named) -> Relation | None:
     """`y = 2x + 1` as a relation, where the name is one letter."""
     if isinstance(named.value, Quantity) and re.fullmatch(r"[A-Za-z]", named.name):
@@ -381,11 +383,5 @@ def _of_one_argument(name: str, other: Named) -> Form | None:
     one, two = (_APPLIED.fullmatch(text) for text in (name, other.name))
     if one is None or two is None or one[1] != two[1] or not isinstance(other.value, Quantity):
         return None
-    node = _renamed(other.value.node, {two[2]: one[2]})
+    node = renamed(other.value.node, {two[2]: one[2]})
     return Quantity(node, other.value.unit, other.value.is_decimal)
-
-
-def _renamed(node: Node, names: dict[str, str]) -> Node:
-    if node[0] == "symbol":
-        return ("symbol", names.get(node[1], node[1]))
-    return tuple(_renamed(part, names) if isinstance(part, tuple) else part for part in node)

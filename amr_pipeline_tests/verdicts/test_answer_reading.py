@@ -24,7 +24,7 @@ from amr_pipeline.verdicts.answer_reading import DEEPEST_NESTING, form_of
     [
         ("12", Quantity), ("5 \\text{ cm}", Quantity), ("\\text{five}", Quantity), ("2 1/2", Quantity), ("Evelyn", Words), ("B", Choice), ("(D) Alina", Choice),
         ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", Matrix), ("[0,1)", Region), ("0<x\\le 2", Region), ("x\\in[1,2]", Region), ("\\emptyset", Region),
-        ("(-\\infty,1)\\cup(2,\\infty)", Region), ("x=3", Named), ("f(x)=x", Named), ("2x+4y=3", Relation), ("x\\ne 5", Named), ("7:32", Ratio), ("3=7", Contradiction),
+        ("(-\\infty,1)\\cup(2,\\infty)", Region), ("x=3", Named), ("f(x)=x", Named), ("2x+4y=3", Relation), ("x\\ne 5", Region), ("2x\\ne y", Named), ("7:32", Ratio), ("3=7", Contradiction),
         ("x=3=7", Contradiction), ("\\sum_{k=0}^{n} k", Opaque), ("{x | x > 2}", Opaque),
     ],
 )  # fmt: skip
