@@ -61,7 +61,7 @@ STUDY = replace(
 # The real command. Each response is counted in a file by the engine that wrote it, in the moment it is finished.
 COUNTED = f"""
 import os, sys
-from amr_pipeline.assets import benchmark_responses, responses
+from amr_pipeline.assets import response_ledger
 from amr_pipeline.engines import engine_pools, engine_work
 from amr_pipeline.engines.vllm_engine import VllmEngine
 
@@ -77,7 +77,7 @@ class CountingEngine(VllmEngine):
 
 engine_pools._engine_class = lambda settings: CountingEngine
 engine_work.CPU_SEQUENCES = {SEQUENCES}
-responses.RESPONSES_PER_PART = benchmark_responses.RESPONSES_PER_PART = {RESPONSES_PER_PART}
+response_ledger.RESPONSES_PER_PART, response_ledger.SECONDS_BETWEEN_PARTS = {RESPONSES_PER_PART}, 0.0
 from amr_pipeline.command_line import app
 app(sys.argv[1:])
 """

@@ -1,11 +1,9 @@
 """benchmark_responses: what each checkpoint writes to held-out problems.
 
-Like `responses`, a ledger of what was paid for: rows are added and never removed, what is owed is expected minus
-present, and finished responses are committed every few hundred or few seconds. `evaluation` judges what is stored
-here, so a changed verifier generates nothing.
+Like `responses`, a ledger of what was paid for (`response_ledger`): rows are added and never removed, and what is owed
+is expected minus present. `evaluation` judges what is stored here, so a changed verifier generates nothing.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,13 +18,13 @@ from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import (
     Publication,
     dictionary_check,
+    note_committed,
     note_current,
-    note_written,
     partitions_of_run,
     progress_log,
 )
 from amr_pipeline.assets.resources import Platform
-from amr_pipeline.assets.responses import RESPONSES_PER_PART, SECONDS_PER_PART
+from amr_pipeline.assets.response_ledger import LedgerPage
 from amr_pipeline.categories import Category
 from amr_pipeline.fingerprint import fingerprint
 from amr_pipeline.report.summary import counts_plot
@@ -120,14 +118,22 @@ class Answering:
         lineage = Lineage(study, self._store)
         self._is_current = lineage.is_current("benchmark_responses", recipe.name)
         # Opened before what is present is read: if another run commits in between, this one's commit is refused.
-        self._writer = self._store.writer(
+        writer = self._store.writer(
             "benchmark_responses", recipe.name, fingerprints=lineage.fingerprints("benchmark_responses", recipe.name)
         )
-        self._expected = expected_responses(study, self._store, recipe)
-        present = self._store.read_any("benchmark_responses", recipe.name, columns=["response_id"])
-        self._owed = worklist.owed(self._expected, present, ["response_id"])
-        self._fresh: list[dict[str, object]] = []
-        self._committed_at = time.monotonic()
+        expected = expected_responses(study, self._store, recipe)
+        present = writer.found(["response_id", "finish_reason"])
+        self._owed = worklist.owed(expected, present, ["response_id"])
+        mine = present.join(expected.select("response_id"), on="response_id", how="semi")
+        seeds = pl.Series("seed", [_seed(row) for row in self._owed.iter_rows(named=True)], dtype=pl.Int64)
+        known = self._owed.select("response_id", "benchmark", "query_id", "category", "pass_index", "digest")
+        self._page = LedgerPage(
+            writer,
+            tables.BENCHMARK_RESPONSES,
+            known.with_columns(seeds),
+            {"training_recipe": recipe.name},
+            Counter(mine.get_column("finish_reason")),
+        )
 
     def finish(self, done: Publication) -> int:
         """Have the checkpoint answer what it owes and complete the partition; how many it answered."""
@@ -136,43 +142,25 @@ class Answering:
             note_current(done, self._store, key)
             return 0
         progress = Progress(total=self._owed.height, what=f"benchmark responses of {key}", say=progress_log.info)
-        for (benchmark,), problems in self._owed.group_by("benchmark", maintain_order=True):
-            questions = {row["response_id"]: row for row in problems.iter_rows(named=True)}
-            for answer in self._write(self._study.benchmark(str(benchmark)), questions):
-                self._take(questions[answer.response_id], answer)
-                progress.add(1, answer.response_tokens)
-        self._writer.append(self._frame())
-        self._writer.commit_part()
-        everything = self._store.read_any("benchmark_responses", key)
-        mine = everything.join(self._expected.select("response_id"), on="response_id", how="semi")
-        counts = Counter(mine.get_column("finish_reason").to_list())
-        self._writer.complete(counts=counts)
-        note_written(done, key, everything, counts)
+        with self._page:
+            for (benchmark,), problems in self._owed.group_by("benchmark", maintain_order=True):
+                for answer in self._write(self._study.benchmark(str(benchmark)), problems):
+                    self._page.take(answer)
+                    progress.add(1, answer.response_tokens)
+            note_committed(done, self._page.complete())
         return self._owed.height
 
-    def _write(self, benchmark: Benchmark, questions: Mapping[str, Mapping[str, Any]]) -> Iterator[GeneratedResponse]:
+    def _write(self, benchmark: Benchmark, problems: pl.DataFrame) -> Iterator[GeneratedResponse]:
         folder = self._store.read("checkpoints", self._recipe.name).row(0, named=True)["path"]
         requests = (
-            GenerationRequest(response_id=identity, messages=_prompt(question, self._recipe), seed=_seed(question))
-            for identity, question in questions.items()
+            GenerationRequest(
+                response_id=question["response_id"], messages=_prompt(question, self._recipe), seed=_seed(question)
+            )
+            for question in problems.iter_rows(named=True)
         )
         origin = _origin(self._study, self._recipe)
         weights = Path(self._platform.home) / folder
         return self._platform.write_with_checkpoint(origin, weights, benchmark.sampling, requests)
-
-    def _take(self, question: Mapping[str, Any], answer: GeneratedResponse) -> None:
-        """Keep one response; commit a part when enough came together."""
-        said = ("text", "finish_reason", "prompt_tokens", "response_tokens", "engine")
-        asked = ("response_id", "benchmark", "query_id", "category", "pass_index", "digest")
-        row = {name: question[name] for name in asked} | {name: getattr(answer, name) for name in said}
-        self._fresh.append({"training_recipe": self._recipe.name, "seed": _seed(question), **row})
-        if len(self._fresh) >= RESPONSES_PER_PART or time.monotonic() - self._committed_at >= SECONDS_PER_PART:
-            self._writer.append(self._frame())
-            self._writer.commit_part()
-            self._fresh, self._committed_at = [], time.monotonic()
-
-    def _frame(self) -> pl.DataFrame:
-        return pl.DataFrame(self._fresh, schema=tables.BENCHMARK_RESPONSES.schema)
 
 
 def _prompt(question: Mapping[str, Any], recipe: TrainingRecipe) -> tuple[tuple[str, str], ...]:

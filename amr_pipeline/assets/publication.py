@@ -21,6 +21,7 @@ from amr_pipeline.studies.study import Study
 from amr_pipeline.tables import TABLES, Table
 
 if TYPE_CHECKING:
+    from amr_pipeline.engines.commits import Commit
     from amr_pipeline.engines.tables_on_disk import TableStore
 
 progress_log = logging.getLogger("amr_pipeline.progress")
@@ -134,6 +135,13 @@ def note_written(done: Publication, key: str, frame: pl.DataFrame, counts: Mappi
     done.rows[key] = frame.height
     done.counts.update(counts)
     done.violations.update(done.table.violations(frame))
+
+
+def note_committed(done: Publication, commit: "Commit") -> None:
+    """Record a partition by its commit; a writer completes none that breaks the data dictionary."""
+    done.written.append(commit.partition)
+    done.rows[commit.partition] = commit.rows
+    done.counts.update(commit.counts)
 
 
 def note_current(done: Publication, store: "TableStore", key: str) -> None:

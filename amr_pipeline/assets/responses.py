@@ -1,10 +1,9 @@
 """responses, frequent_ngrams and response_quality.
 
 `responses` is the ledger of what was paid for: rows are added and never removed, and a row's identity is its
-content. What is owed is expected minus present; finished responses are committed every few hundred or few seconds.
+content. What is owed is expected minus present (`response_ledger`).
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,35 +13,29 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 
-from amr_pipeline import tables, worklist
-from amr_pipeline.assets.lineage import Lineage
+from amr_pipeline import tables
 from amr_pipeline.assets.partitions import ALL, StudyPartitions, distiller_and_shard, stored_partitions
 from amr_pipeline.assets.publication import (
     Built,
     Publication,
     dictionary_check,
-    note_current,
-    note_written,
     partitions_of_run,
     progress_log,
     publish,
 )
 from amr_pipeline.assets.resources import Platform
+from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.categories import Category
 from amr_pipeline.report.summary import counts_plot
 from amr_pipeline.responses import quality
 from amr_pipeline.responses.expected import expected_responses
-from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, ScoringRequest, seed_of
+from amr_pipeline.responses.generation import ScoringRequest
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.responses.prompts import prompt_messages
-from amr_pipeline.studies.study import Distiller, Study
+from amr_pipeline.studies.study import Study
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.tables_on_disk import TableStore
-
-RESPONSES_PER_PART = 100
-SECONDS_PER_PART = 5.0
-"""A part is committed when either is reached: what a kill can cost."""
 
 COMPLETE = "every_expected_response_is_present"
 
@@ -170,19 +163,17 @@ class Distilling:
 
     def _fill(self, name: str, keys: list[str]) -> "Filled":
         """All partitions of one distiller: requests of all of them flow through its pool without a barrier."""
-        lineage, row = Lineage(self._study, self._store), self._study.distiller(name)
-        ledgers = [_Ledger(self._store, self._study, lineage, key) for key in keys]
-        filled = Filled(owed=sum(ledger.owed.height for ledger in ledgers))
-        home = {identity: ledger for ledger in ledgers for identity in ledger.owed.get_column("response_id")}
-        progress = Progress(total=filled.owed, what=f"responses of {name}", say=progress_log.info)
-        if filled.owed:
-            requests = (request for ledger in ledgers for request in ledger.requests(row))
-            for answer in self._platform.generate(row, requests):
-                home[answer.response_id].take(answer)
+        filled, row = Filled(), self._study.distiller(name)
+        ledger = ResponseLedger(self._study, self._store, name, keys, filled.done)
+        if ledger.is_empty:
+            return filled
+        progress = Progress(total=ledger.estimate, what=f"responses of {name}", say=progress_log.info)
+        with ledger:
+            for answer in self._platform.generate(row, ledger.requests(progress)):
+                ledger.take(answer)
                 progress.add(1, answer.response_tokens)
-                filled.generated += 1
-        for ledger in ledgers:
-            ledger.publish(filled.done)
+            ledger.finish()
+        filled.owed, filled.generated = ledger.num_owed, ledger.num_taken
         return filled
 
 
@@ -190,86 +181,9 @@ class Distilling:
 class Filled:
     """What one distiller's partitions owed when the run began, got, and are now."""
 
-    owed: int
+    owed: int = 0
     generated: int = 0
     done: Publication = field(default_factory=lambda: Publication(table=tables.RESPONSES))
-
-
-class _Ledger:
-    """One partition of responses while it is being filled.
-
-    What is owed is what its writer's own version lacks. Should another run commit meanwhile, this one's next commit
-    raises `CommitConflict` and the partition stays as the other run left it.
-    """
-
-    def __init__(self, store: "TableStore", study: Study, lineage: Lineage, key: str) -> None:
-        self._store, self._key = store, key
-        distiller, shard = distiller_and_shard(key)
-        self._row = study.distiller(distiller)
-        self._fingerprints = lineage.fingerprints("responses", key)
-        self._is_current = lineage.is_current("responses", key)
-        expected = expected_responses(store.read("queries", shard), self._row)
-        self._writer = store.writer("responses", key, fingerprints=self._fingerprints)
-        present = self._writer.found(["response_id", "finish_reason"])
-        self.owed = worklist.owed(expected, present, ["response_id"])
-        self._questions = {row["response_id"]: row for row in self.owed.iter_rows(named=True)}
-        self._finish_reasons = Counter(present.get_column("finish_reason"))
-        self._num_missing = self.owed.height
-        self._fresh: list[dict[str, object]] = []
-        self._committed_at = time.monotonic()
-
-    def requests(self, row: Distiller) -> Iterator[GenerationRequest]:
-        """What the engine is asked, in the order of the queries."""
-        for identity, question in self._questions.items():
-            yield GenerationRequest(
-                response_id=identity,
-                messages=prompt_messages(
-                    question["messages"], Category(question["category"]), row.system_prompt, row.prompt_suffixes
-                ),
-                seed=seed_of(identity),
-            )
-
-    def take(self, answer: GeneratedResponse) -> None:
-        """Keep one response; commit a part when enough came together."""
-        question = self._questions[answer.response_id]
-        self._num_missing -= 1
-        self._finish_reasons[answer.finish_reason] += 1
-        self._fresh.append(
-            {
-                "response_id": answer.response_id,
-                "query_id": question["query_id"],
-                "category": question["category"],
-                "distiller": self._row.name,
-                "distiller_fingerprint": self._row.distiller_fingerprint,
-                "pass_index": question["pass_index"],
-                "seed": None if self._row.engine == "imported" else seed_of(answer.response_id),
-                "text": answer.text,
-                "finish_reason": answer.finish_reason,
-                "prompt_tokens": answer.prompt_tokens,
-                "response_tokens": answer.response_tokens,
-                "engine": answer.engine,
-            }
-        )
-        is_time = time.monotonic() - self._committed_at >= SECONDS_PER_PART
-        if len(self._fresh) >= RESPONSES_PER_PART or is_time or not self._num_missing:
-            self._commit_part()
-
-    def publish(self, done: Publication) -> None:
-        """Complete the partition, unless it owes nothing and says so already; what got no answer stays owed."""
-        if self._is_current and not self._questions:
-            note_current(done, self._store, self._key)
-            return
-        self._writer.append(self._frame())
-        self._writer.complete(counts=self._finish_reasons, owed=self._num_missing)
-        note_written(done, self._key, self._store.read("responses", self._key), self._finish_reasons)
-
-    def _commit_part(self) -> None:
-        self._writer.append(self._frame())
-        self._writer.commit_part()
-        self._fresh, self._committed_at = [], time.monotonic()
-
-    def _frame(self) -> pl.DataFrame:
-        return pl.DataFrame(self._fresh, schema=tables.RESPONSES.schema)
 
 
 def _find_ngrams(study: Study, platform: Platform) -> Built:

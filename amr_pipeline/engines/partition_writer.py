@@ -54,7 +54,12 @@ class PartitionWriter:
         """
         frames = [self._store.read_part(self._table.name, self._partition, part, columns) for part in self._found]
         empty = self._table.empty()
-        return pl.concat([empty.select(columns) if columns else empty, *frames])
+        # Columns come as the file has them.
+        return (
+            pl.concat([empty, *frames])
+            if columns is None
+            else pl.concat(one.select(columns) for one in [empty, *frames])
+        )
 
     def append(self, frame: pl.DataFrame, bucket: str | None = None) -> None:
         """Take rows; they become durable with `commit_part` or `complete`.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from amr_pipeline import worklist
 from amr_pipeline.categories import Category
 from amr_pipeline.responses.generation import response_id
 from amr_pipeline.studies.study import Distiller
@@ -14,14 +15,42 @@ from amr_pipeline.studies.study import Distiller
 
 def expected_responses(queries: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
     """One row per response that should exist: the query's columns, `pass_index` and `response_id`."""
-    asked = queries.filter([distiller.answers(Category(name)) for name in queries.get_column("category")])
+    return _identified(_asked(queries, distiller), distiller)
+
+
+def _asked(queries: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+    answered = [str(category) for category in Category if distiller.answers(category)]
     passes = pl.DataFrame({"pass_index": range(distiller.num_passes)}, schema={"pass_index": pl.Int32})
-    rows = asked.join(passes, how="cross")
+    return queries.filter(pl.col("category").is_in(answered)).join(passes, how="cross")
+
+
+def _identified(rows: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
     identities = [
         response_id(query, distiller.distiller_fingerprint, index)
         for query, index in rows.select("query_id", "pass_index").iter_rows()
     ]
     return rows.with_columns(pl.Series("response_id", identities, dtype=pl.String))
+
+
+def num_expected(queries: pl.DataFrame, distiller: Distiller) -> int:
+    """How many responses some queries make a distiller owe; of queries, `category` is read."""
+    per_category = queries.group_by("category").len().iter_rows()
+    return distiller.num_passes * sum(count for name, count in per_category if distiller.answers(Category(name)))
+
+
+def owed_responses(queries: pl.DataFrame, present: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+    """The rows of `expected_responses` that are not present, in the same order.
+
+    A response's id says query, distiller fingerprint and pass, so presence is a join on these, and only what is owed
+    is hashed.
+
+    Args:
+        queries: today's queries of some shards.
+        present: query_id, pass_index and distiller_fingerprint of what is stored.
+        distiller: whose responses.
+    """
+    stored = present.filter(pl.col("distiller_fingerprint") == distiller.distiller_fingerprint)
+    return _identified(worklist.owed(_asked(queries, distiller), stored, ["query_id", "pass_index"]), distiller)
 
 
 def still_expected(rows: pl.DataFrame, queries: pl.DataFrame, distillers: Sequence[Distiller]) -> pl.DataFrame:

@@ -10,7 +10,7 @@ class Progress:
     """Counts finished pieces and says so, at most every five seconds and once at the end.
 
     Args:
-        total: pieces to do; 0 says nothing.
+        total: pieces to do; 0 says nothing. May be corrected while the work goes on.
         what: what is counted, for the line.
         say: where lines go.
         clock: seconds, monotonic.
@@ -19,7 +19,7 @@ class Progress:
     def __init__(
         self, *, total: int, what: str, say: Callable[[str], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._total, self._what, self._say, self._clock = total, what, say, clock
+        self.total, self._what, self._say, self._clock = total, what, say, clock
         self._begun = self._said = clock()
         self._first: tuple[float, int, int] | None = None
         self.done = self.tokens = 0
@@ -31,7 +31,7 @@ class Progress:
         now = self._clock()
         if self._first is None:
             self._first = now, self.done, self.tokens
-        if self.done >= self._total or now - self._said >= SECONDS_BETWEEN_LINES:
+        if self.done >= self.total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             self._say(self.line())
 
@@ -41,19 +41,19 @@ class Progress:
         Rates count from the first finished piece, so that an engine's start does not dim what is ahead; there are none
         before a second has passed since.
         """
-        of = f"/{self._total:,}" if self._total else ""
-        share = f" ({100 * self.done / self._total:.0f} %)" if self._total else ""
+        of = f"/{self.total:,}" if self.total else ""
+        share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
         return f"{self._what}: {self.done:,}{of}{share}{self._rates()}"
 
     def _rates(self) -> str:
         since, done, tokens = self._first or (self._begun, 0, 0)
         now = self._clock()
-        if now - since < 1.0 and self.done >= self._total:  # all came at once: the wait for it was the work
+        if now - since < 1.0 and self.done >= self.total:  # all came at once: the wait for it was the work
             since, done, tokens = self._begun, 0, 0
         seconds = max(1e-9, now - since)
         rate = (self.done - done) / seconds
-        if not rate or (seconds < 1.0 and self.done < self._total):
+        if not rate or (seconds < 1.0 and self.done < self.total):
             return ""
         written = f", {(self.tokens - tokens) / seconds:,.0f} tokens/s" if self.tokens else ""
-        left = f", {(self._total - self.done) / rate:.0f} s left" if self.done < self._total else ""
+        left = f", {(self.total - self.done) / rate:.0f} s left" if self.done < self.total else ""
         return f", {rate:,.1f}/s{written}{left}"

@@ -1,43 +1,12 @@
-"""The ledger of responses: what is paid for once, whoever else writes, and what is missing stays owed."""
+"""Responses and what reads them: what is missing stays owed, what was edited is another response."""
 
 import polars as pl
-import pytest
 
-from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.materialization import AFTER_RESPONSES, ORDER
 from amr_pipeline.assets.overview import status_table
-from amr_pipeline.assets.responses import _Ledger
-from amr_pipeline.engines.commits import CommitConflict
-from amr_pipeline.engines.imported_responses import imported_responses
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 
 KEY = "one|00"
-
-
-def ledger(world: ImportedWorld) -> _Ledger:
-    return _Ledger(world.store, world.study, Lineage(world.study, world.store), KEY)
-
-
-def fill(world: ImportedWorld, mine: _Ledger, at_most: int = 99) -> None:
-    row = world.study.distiller("one")
-    for _, answer in zip(range(at_most), imported_responses(row, mine.requests(row)), strict=False):
-        mine.take(answer)
-
-
-def test_two_runs_on_one_partition_leave_it_usable_and_pay_once(world: ImportedWorld):
-    world.materialize(assets=("raw_queries", "near_duplicates", "queries"))
-    first, second = ledger(world), ledger(world)
-    fill(world, second, at_most=2)
-    second._commit_part()
-    fill(world, first, at_most=3)  # asked for when nothing was there yet
-    with pytest.raises(CommitConflict):
-        first._commit_part()
-    assert world.store.read_any("responses", KEY).height == 2
-    resumed = ledger(world)
-    assert resumed.owed.height == 4
-    world.materialize(assets=("responses",))
-    stored = world.store.read("responses", KEY)
-    assert (stored.height, stored["response_id"].n_unique()) == (6, 6)
 
 
 def test_a_pass_that_the_file_lacks_stays_owed_and_is_taken_when_it_comes(world: ImportedWorld):

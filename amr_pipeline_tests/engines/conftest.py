@@ -54,7 +54,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [str(program), "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             "-master.telemetry=false", *(f"-{name}={port}" for name, port in ports.items())],
+             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())],
             stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
         )  # fmt: skip
     url = f"http://127.0.0.1:{ports['s3.port']}"

@@ -1,0 +1,220 @@
+"""The ledger of responses: what is owed flows out as requests, what comes back is kept in parts, nothing is paid twice.
+
+A partition is opened when its first request is due and completed when its last answer came, so that one shard's tail
+overlaps the next one's head while memory holds what is in flight and a shard or two of ids, however many rows are
+owed. What was never asked, or got no answer, stays owed.
+
+Belongs here: opening, filling and completing partitions of tables of responses. Does not belong here: who answers
+(`engines`), which responses are expected (`responses.expected`).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from amr_pipeline.assets.lineage import Lineage
+from amr_pipeline.assets.partitions import distiller_and_shard
+from amr_pipeline.assets.publication import Publication, note_committed, note_current
+from amr_pipeline.categories import Category
+from amr_pipeline.responses.expected import num_expected, owed_responses
+from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, seed_of
+from amr_pipeline.responses.progress import Progress
+from amr_pipeline.responses.prompts import prompt_messages
+from amr_pipeline.studies.study import Distiller, Study
+
+if TYPE_CHECKING:
+    from amr_pipeline.engines.commits import Commit
+    from amr_pipeline.engines.partition_writer import PartitionWriter
+    from amr_pipeline.engines.tables_on_disk import TableStore
+    from amr_pipeline.tables import Table
+
+RESPONSES_PER_PART = 100
+SECONDS_BETWEEN_PARTS = 0.5
+SECONDS_PER_PART = 5.0
+"""A part is committed when it has so many responses, but not twice within half a second, or when five are over: what a
+kill can cost."""
+
+LARGEST_PART = 10_000
+
+_SAID = ("text", "finish_reason", "prompt_tokens", "response_tokens", "engine")
+
+
+class LedgerPage:
+    """One partition of a table of responses while it is being filled.
+
+    A context manager around what answers: leaving it with an error makes durable what came before.
+
+    Should another run commit meanwhile, this one's next commit raises `CommitConflict` and the partition stays as the
+    other run left it.
+
+    Args:
+        owed: one row per response that is owed: response_id and whatever else of the table's columns no answer says.
+        constant: the table's columns that are equal in all of its rows.
+        counts: finish reasons of what is there already.
+    """
+
+    def __init__(
+        self,
+        writer: "PartitionWriter",
+        table: "Table",
+        owed: pl.DataFrame,
+        constant: Mapping[str, str],
+        counts: Mapping[str, int],
+    ) -> None:
+        self._writer, self._table, self._owed, self._constant = writer, table, owed, constant
+        self.num_missing = owed.height
+        self.is_asked = False
+        self._finish_reasons = Counter(counts)
+        self._fresh: list[GeneratedResponse] = []
+        self._committed_at = time.monotonic()
+
+    def __enter__(self) -> "LedgerPage":
+        """The page itself."""
+        return self
+
+    def __exit__(self, error: object = None, problem: object = None, *_: object) -> None:
+        """Keep what came before an error; a partition that another run took is that run's."""
+        from amr_pipeline.engines.commits import CommitConflict
+
+        if error is not None and not isinstance(problem, CommitConflict):
+            self.commit_part()
+
+    def take(self, answer: GeneratedResponse) -> None:
+        """Keep one response; commit a part when enough came together."""
+        self._fresh.append(answer)
+        self._finish_reasons[answer.finish_reason] += 1
+        self.num_missing -= 1
+        waited = time.monotonic() - self._committed_at
+        is_enough = len(self._fresh) >= RESPONSES_PER_PART and waited >= SECONDS_BETWEEN_PARTS
+        if is_enough or waited >= SECONDS_PER_PART or len(self._fresh) >= LARGEST_PART:
+            self.commit_part()
+
+    def commit_part(self) -> None:
+        """Make what came so far durable."""
+        if self._fresh:
+            self._writer.append(self._frame())
+            self._writer.commit_part()
+            self._fresh = []
+        self._committed_at = time.monotonic()
+
+    def complete(self) -> "Commit":
+        """Publish the partition; what got no answer stays owed."""
+        self._writer.append(self._frame())
+        self._fresh = []
+        return self._writer.complete(counts=self._finish_reasons, owed=self.num_missing)
+
+    def _frame(self) -> pl.DataFrame:
+        names = ("response_id", *_SAID)
+        schema = self._table.schema
+        said = {name: [getattr(answer, name) for answer in self._fresh] for name in names}
+        answers = pl.DataFrame(said, schema={name: schema[name] for name in names})
+        rows = answers.join(self._owed, on="response_id", how="left", maintain_order="left")
+        return rows.with_columns(pl.lit(value).alias(name) for name, value in self._constant.items()).select(
+            pl.col(name).cast(dtype) for name, dtype in schema.items()
+        )
+
+
+class ResponseLedger:
+    """One distiller's partitions of `responses`; use as a context manager around what answers its requests.
+
+    Leaving it with an error makes durable what came before.
+
+    Attributes:
+        num_owed: responses that the partitions opened so far owed.
+        num_taken: responses that came.
+    """
+
+    def __init__(self, study: Study, store: "TableStore", name: str, keys: Sequence[str], done: Publication) -> None:
+        self._study, self._store, self._row, self._done = study, store, study.distiller(name), done
+        self._lineage = Lineage(study, store)
+        self._keys = [key for key in keys if not self._note_if_current(key)]
+        self._open: dict[str, LedgerPage] = {}
+        self._asked: dict[str, LedgerPage] = {}
+        self.num_owed = self.num_taken = 0
+        self._unopened = {key: _estimate(store, self._row, key) for key in self._keys}
+
+    def __enter__(self) -> "ResponseLedger":
+        """The ledger itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Keep what came before an error."""
+        for page in self._open.values():
+            page.__exit__(*error)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every partition says that it owes nothing."""
+        return not self._keys
+
+    @property
+    def estimate(self) -> int:
+        """Responses owed, as far as commit records say; exact for the partitions that were opened."""
+        return self.num_owed + sum(self._unopened.values())
+
+    def requests(self, progress: Progress | None = None) -> Iterator[GenerationRequest]:
+        """What is owed, in the order of partitions and queries; each partition is read when its turn comes."""
+        row = self._row
+        for key in self._keys:
+            page, owed = self._page(key)
+            if progress is not None:
+                progress.total = self.estimate
+            asked = owed.select("response_id", "category", "messages")
+            for identity, category, messages in asked.iter_rows():
+                self._asked[identity] = page
+                turns = prompt_messages(messages, Category(category), row.system_prompt, row.prompt_suffixes)
+                yield GenerationRequest(response_id=identity, messages=turns, seed=seed_of(identity))
+            page.is_asked = True
+            if not page.num_missing:
+                self._complete(key)
+
+    def take(self, answer: GeneratedResponse) -> None:
+        """Keep one response; its partition is completed by its last one."""
+        page = self._asked.pop(answer.response_id)
+        page.take(answer)
+        self.num_taken += 1
+        if page.is_asked and not page.num_missing:
+            self._complete(next(key for key, one in self._open.items() if one is page))
+
+    def finish(self) -> None:
+        """Complete the partitions that some answers did not reach."""
+        for key in list(self._open):
+            self._complete(key)
+
+    def _page(self, key: str) -> tuple[LedgerPage, pl.DataFrame]:
+        """A partition with what its writer's own version lacks, and the questions behind that."""
+        fingerprints = self._lineage.fingerprints("responses", key)
+        queries = self._store.read("queries", distiller_and_shard(key)[1])
+        writer = self._store.writer("responses", key, fingerprints=fingerprints)
+        present = writer.found(["query_id", "pass_index", "distiller_fingerprint", "finish_reason"])
+        owed = owed_responses(queries, present, self._row)
+        is_imported = self._row.engine == "imported"
+        seeds = [None if is_imported else seed_of(identity) for identity in owed.get_column("response_id")]
+        known = owed.select("response_id", "query_id", "category", "pass_index").with_columns(
+            pl.Series("seed", seeds, dtype=pl.Int64)
+        )
+        constant = {"distiller": self._row.name, "distiller_fingerprint": self._row.distiller_fingerprint}
+        counts = Counter(present.get_column("finish_reason"))
+        page = self._open[key] = LedgerPage(writer, self._done.table, known, constant, counts)
+        self._unopened.pop(key, None)
+        self.num_owed += owed.height
+        return page, owed
+
+    def _complete(self, key: str) -> None:
+        note_committed(self._done, self._open.pop(key).complete())
+
+    def _note_if_current(self, key: str) -> bool:
+        is_current = self._lineage.is_current("responses", key)
+        if is_current:
+            note_current(self._done, self._store, key)
+        return is_current
+
+
+def _estimate(store: "TableStore", row: Distiller, key: str) -> int:
+    """Responses that a partition lacks, without reading one: expected less stored, of whatever fingerprint."""
+    categories = store.read("queries", distiller_and_shard(key)[1], columns=["category"])
+    newest = store.latest_any("responses", key)
+    return max(0, num_expected(categories, row) - (newest.rows if newest else 0))
