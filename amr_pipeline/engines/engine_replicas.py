@@ -3,8 +3,9 @@
 `Pool.run` streams work through all replicas of a model. The next exchange with an engine is under way before its
 last answers are handed on, so an engine never waits for its caller to commit them.
 
-A dead engine is replaced and only what it had not answered is asked again: apart from everything else, in groups of
-eight, then alone. What is alone in flight at a death, after an earlier one, is set aside once the replacement has
+A dead engine is replaced, while the others go on, and only what it had not answered is asked again: apart from
+everything else, in groups of eight, then alone. Where no place is left for another one (its node is gone), the others
+finish the work. What is alone in flight at a death, after an earlier one, is set aside once the replacement has
 answered a harmless question; if it has not, the machine is at fault, and nothing is recorded against the work.
 """
 
@@ -38,6 +39,9 @@ MOST_DEATHS = 5
 
 SECONDS_BETWEEN_WARNINGS = 60.0
 
+PROBE_SECONDS = 1_800.0
+"""Longest wait for an engine that is to answer a harmless question: large models load for many minutes."""
+
 PROBE = Work(work_id="probe", kind="write", messages=(("user", "Hello"),))
 
 
@@ -57,6 +61,7 @@ class Replica:
         place: GPUs reserved for it on several nodes, or None.
         held: unanswered work by id.
         exchange: the exchange under way, or None.
+        starting: the name that it will say when it is ready; None once it was said.
         apart: it holds suspects and is given nothing else until they are answered.
     """
 
@@ -64,6 +69,7 @@ class Replica:
     place: Any = None
     held: dict[str, Work] = field(default_factory=dict)
     exchange: Any = None
+    starting: Any = None
     apart: bool = False
 
 
@@ -115,6 +121,8 @@ class Pool:
             return
         self._weights = folder
         for replica in self.replicas:
+            if replica.starting is not None:
+                continue  # it takes them when it is ready
             try:
                 ray.get(replica.actor.reload.remote(folder or self.settings.model))
             except RayActorError:
@@ -141,9 +149,13 @@ class Pool:
         Raises:
             EngineStartError: it cannot start.
         """
+        self.restart(replica)
+        self._wait_for(replica)
+
+    def restart(self, replica: Replica) -> None:
+        """Start another engine in the place of a dead one, without waiting for it (`Replica.starting`)."""
         _end(replica)
         self._start(replica)
-        self._wait_for(replica)
 
     def _start(self, replica: Replica) -> None:
         options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self.settings.gpus}
@@ -162,21 +174,34 @@ class Pool:
         replica.actor = actor.options(
             **options, max_restarts=0, max_task_retries=0, runtime_env={"env_vars": self._environment}
         ).remote(self.settings)
+        replica.starting = replica.actor.name.remote()
 
     def _wait_for(self, replica: Replica) -> None:
         """Wait until an engine is ready, which it shows by saying its name, and holds the pool's weights."""
-        ready, seconds = replica.actor.name.remote(), 0.0
-        while not ray.wait([ready], timeout=SECONDS_BETWEEN_WARNINGS)[0]:
+        seconds = 0.0
+        while not ray.wait([replica.starting], timeout=SECONDS_BETWEEN_WARNINGS)[0]:
             seconds += SECONDS_BETWEEN_WARNINGS
-            log.warning(
-                "engine of %s not ready after %.0f s: it loads, or waits for %g GPUs (the cluster has %g)",
-                self.settings.model,
-                seconds,
-                self.settings.gpus,
-                ray.cluster_resources().get("GPU", 0),
-            )
+            self.warn_of_waiting(seconds)
+        self.arrive(replica)
+
+    def warn_of_waiting(self, seconds: float) -> None:
+        """Say that an engine is not ready yet."""
+        log.warning(
+            "engine of %s not ready after %.0f s: it loads, or waits for %g GPUs (the cluster has %g)",
+            self.settings.model,
+            seconds,
+            self.settings.gpus,
+            ray.cluster_resources().get("GPU", 0),
+        )
+
+    def arrive(self, replica: Replica) -> None:
+        """Take in an engine that said its name, and give it the pool's weights.
+
+        Raises:
+            EngineStartError: it did not start, or cannot take them.
+        """
         try:
-            self.engine_name = str(ray.get(ready))
+            self.engine_name, replica.starting = str(ray.get(replica.starting)), None
             if self._weights is not None:
                 ray.get(replica.actor.reload.remote(self._weights))
         except (RayActorError, RayTaskError) as error:
@@ -202,22 +227,34 @@ class _Run:
         self._suspects: deque[list[Work]] = deque()
         self._deaths: Counter[str] = Counter()
         self._silent_deaths = 0
+        self._is_drained = False
 
     def answers(self) -> Iterator[Done]:
         """Every answer, once."""
+        waited = 0.0
         try:
             while busy := self._feed():
-                ready, _ = ray.wait([replica.exchange for replica in busy], num_returns=1)
-                finished = self._collect(next(replica for replica in busy if replica.exchange == ready[0]))
+                events = {replica.starting or replica.exchange: replica for replica in busy}
+                ready, _ = ray.wait(list(events), num_returns=1, timeout=SECONDS_BETWEEN_WARNINGS)
+                if not ready:
+                    waited += SECONDS_BETWEEN_WARNINGS
+                    if any(replica.starting for replica in busy):
+                        self._pool.warn_of_waiting(waited)
+                    continue
+                waited, replica = 0.0, events[ready[0]]
+                if replica.starting is not None:
+                    self._pool.arrive(replica)
+                    continue
+                finished = self._collect(replica)
                 self._feed()
                 yield from finished
         finally:
             self._leave()
 
     def _feed(self) -> list[Replica]:
-        """Give every engine that waits what it has room for; the engines that have something to do."""
+        """Give every engine that waits what it has room for; the engines that something is expected of."""
         for replica in self._pool.replicas:
-            if replica.exchange is not None:
+            if replica.exchange is not None or replica.starting is not None:
                 continue
             new = self._next_for(replica)
             for item in new:
@@ -227,7 +264,9 @@ class _Run:
             if replica.held:
                 at_least = max(1, min(len(replica.held), self._pool.settings.sequences // 2))
                 replica.exchange = replica.actor.exchange.remote(new, at_least, EXCHANGE_SECONDS)
-        return [replica for replica in self._pool.replicas if replica.exchange is not None]
+        busy = [replica for replica in self._pool.replicas if replica.exchange is not None]
+        is_more = bool(busy or self._suspects) or not self._is_drained
+        return busy + [replica for replica in self._pool.replicas if replica.starting is not None] if is_more else []
 
     def _next_for(self, replica: Replica) -> list[Work]:
         if not replica.held:
@@ -236,7 +275,10 @@ class _Run:
                 return self._suspects.popleft()
         if replica.apart:
             return []
-        return list(islice(self._source, BATCHES_IN_FLIGHT * self._pool.settings.sequences - len(replica.held)))
+        room = BATCHES_IN_FLIGHT * self._pool.settings.sequences - len(replica.held)
+        new = list(islice(self._source, room))
+        self._is_drained = len(new) < room
+        return new
 
     def _collect(self, replica: Replica) -> list[Done]:
         exchange, replica.exchange = replica.exchange, None
@@ -266,25 +308,28 @@ class _Run:
                 f"the engine of {self._pool.settings.model} died {self._silent_deaths} times without an answer in "
                 f"between: {_last_line(error)}"
             ) from error
-        self._pool.replace(replica)
+        self._pool.restart(replica)
         self._deaths.update(item.work_id for item in victims)
-        if len(victims) == 1 and self._deaths[victims[0].work_id] > 1:
-            self._probe(replica)
+        if len(victims) == 1 and self._deaths[victims[0].work_id] > 1 and self._is_sound(replica):
             return [refused(victims[0], f"{self._deaths[victims[0].work_id]} engines died of it, the last time alone")]
         size = SUSPECTS_TOGETHER if len(victims) > SUSPECTS_TOGETHER else 1
         groups = [victims[start : start + size] for start in range(0, len(victims), size)]
         self._suspects.extendleft(reversed(groups))
         return []
 
-    def _probe(self, replica: Replica) -> None:
-        """Make sure that it was the work that killed engines, and not the machine."""
+    def _is_sound(self, replica: Replica) -> bool:
+        """Make sure that it was the work that killed engines, and not the machine; False where no engine came."""
+        probe = replica.actor.exchange.remote([PROBE], 1, SECONDS_BETWEEN_WARNINGS)
+        if not ray.wait([probe], timeout=PROBE_SECONDS)[0]:
+            return False
         try:
-            ray.get(replica.actor.exchange.remote([PROBE], 1, SECONDS_BETWEEN_WARNINGS))
+            ray.get(probe)
         except (RayActorError, RayTaskError) as error:
             raise EngineKeepsDyingError(
                 f"the engine of {self._pool.settings.model} dies of a harmless question too: {_last_line(error)}"
             ) from error
         self._silent_deaths = 0
+        return True
 
     def _leave(self) -> None:
         """Let engines drop what an unfinished stream left in them; they do so before whatever comes next."""

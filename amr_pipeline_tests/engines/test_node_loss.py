@@ -1,0 +1,118 @@
+"""Two nodes on one machine, an engine on each: one node is killed, the other one finishes the work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from amr_pipeline_tests.conftest import REPOSITORY
+from amr_pipeline_tests.told import kill_tree
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+
+DRIVER = """
+import json, logging, os, signal, sys, time
+import ray
+
+from amr_pipeline.engines import engine_replicas
+from amr_pipeline.engines.engine_replicas import Pool
+from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
+
+class Slow:
+    def __init__(self, settings):
+        self.held = []
+    def name(self):
+        return "slow 1"
+    def forget(self):
+        self.held.clear()
+    def exchange(self, new, at_least, seconds):
+        self.held += new
+        time.sleep(0.2)
+        done, self.held = self.held[:8], self.held[8:]
+        node = ray.get_runtime_context().get_node_id()
+        return [
+            Done(work_id=work.work_id, text=node, finish_reason="stop", prompt_tokens=1, response_tokens=1)
+            for work in done
+        ]
+
+engine_replicas.SECONDS_BETWEEN_WARNINGS = 5.0
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+while ray.cluster_resources().get("CPU") != 2:
+    time.sleep(0.2)
+settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
+pool = Pool(settings, {}, Slow, num_replicas=2)
+pool.open()
+work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(400)]
+answers = []
+for done in pool.run(work):
+    answers.append(done)
+    if len(answers) == 80:
+        print("now", flush=True)  # whoever started this kills a node
+        sys.stdin.readline()
+print(json.dumps({
+    "answered": len(answers),
+    "distinct": len({one.work_id for one in answers}),
+    "nodes early": len({one.text for one in answers[:80]}),
+    "nodes late": len({one.text for one in answers[-80:]}),
+    "errors": sum(one.finish_reason == "error" for one in answers),
+    "starting": sum(one.starting is not None for one in pool.replicas),
+}), flush=True)
+"""
+
+
+@contextmanager
+def node(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Ray node of one CPU, as `ray start` makes it; everything below it ends with it."""
+    program = str(Path(sys.executable).parent / "ray")
+    command = [program, "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", *options]
+    environment = {
+        **os.environ,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    with (folder / f"node{len(options)}").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                kill_tree(process)
+
+
+def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, free_port: int):
+    address = f"127.0.0.1:{free_port}"
+    sockets = tempfile.mkdtemp(prefix="amr-nodes-")  # names of sockets are short
+    head = (
+        f"--port={free_port}",
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        f"--temp-dir={sockets}",
+    )
+    with node(tmp_path, *head), node(tmp_path, f"--address={address}", "--node-ip-address=127.0.0.1") as other:
+        driver = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", DRIVER, address],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "now\n"
+        kill_tree(other)
+        said, _ = driver.communicate("go on\n", timeout=200)
+    shutil.rmtree(sockets, ignore_errors=True)
+    assert json.loads(said.splitlines()[-1]) == {
+        "answered": 400,
+        "distinct": 400,
+        "nodes early": 2,
+        "nodes late": 1,
+        "errors": 0,
+        "starting": 1,
+    }
