@@ -75,7 +75,7 @@ def write_queries(store: TableStore, num_rows: int) -> None:
         names = [f"{first + index:08x}{index:024x}" for index in range(per_shard)]
         assert {shard_of(name, NUM_SHARDS) for name in names[:1]} == {shard}
         words = "how many of them are there " * 6
-        rows: dict[str, object] = dict.fromkeys(tables.QUERIES.schema)
+        rows: dict[str, object] = {**dict.fromkeys(tables.QUERIES.schema)}
         rows |= {
             "shard": shard,
             "category": "math",
