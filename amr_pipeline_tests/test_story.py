@@ -45,9 +45,10 @@ def instants(told: Story) -> list[Callable[[float], bool]]:
 
     if not os.environ.get("AMR_SOAK"):
         return [seconds(), responses(50, 600), benchmark_part]
-    early = [seconds(), seconds(), responses(50, 200), responses(300, 450), responses(550, 700)]
+    amid = [responses(lowest, lowest + 150) for lowest in (10, 200, 400, 600)]
     return [
-        *early,
+        *amid,
+        seconds(),
         seconds(),
         seconds(),
         seconds(),

@@ -78,8 +78,13 @@ class CountingEngine(VllmEngine):
 engine_pools._engine_class = lambda settings: CountingEngine
 engine_work.CPU_SEQUENCES = {SEQUENCES}
 response_ledger.RESPONSES_PER_PART, response_ledger.SECONDS_BETWEEN_PARTS = {RESPONSES_PER_PART}, 0.0
-from amr_pipeline.command_line import app
-app(sys.argv[1:])
+if sys.argv[1] == "responses":  # no command: what leads up to responses, and they themselves
+    from amr_pipeline.assets.session import Session
+    with Session.open() as session:
+        session.materialize_owed(assets=("raw_queries", "near_duplicates", "queries", "responses"), say=print)
+else:
+    from amr_pipeline.command_line import app
+    app(sys.argv[1:])
 """
 
 
@@ -94,10 +99,10 @@ class Kill:
 class Story:
     """A study file of the user's own, a home, and the command line run on both."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, study: str = STUDY) -> None:
         self.file, self.home, self.counts = folder / "story.py", folder / "home", folder / "counts"
         self.said = folder / "said"
-        self.file.write_text(STUDY)
+        self.file.write_text(study)
         self.counts.touch()
         self.store = TableStore(str(self.home / "tables"))
         self.kills: list[Kill] = []

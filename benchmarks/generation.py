@@ -1,0 +1,232 @@
+"""Tokens per second of the engine pools beside bare vLLM and Ray Data: `python -m benchmarks.generation [ROUNDS]`.
+
+One run, one engine class, one model of random weights, all contestants warm (start-up excluded), in turns:
+
+- equal lengths: every answer has as many tokens. The pool against `vllm.LLM.generate` with the same settings in a
+  process of its own, and against Ray Data's LLM processor on the same prompts.
+- heavy tail: one answer in a hundred is fifty times as long as the median. The pool's stream over all shards against
+  the same engine run shard by shard, with a barrier after each.
+
+Ray Data starts its engine inside every execution, so its clock runs from its first finished batch to its last, over
+the tokens in between; the others' clocks run over everything.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amr_pipeline.engines.engine_pools import EnginePools
+from amr_pipeline.engines.engine_replicas import Pool
+from amr_pipeline.engines.engine_work import EngineSettings, Work
+from amr_pipeline.engines.model_folders import model_address
+from amr_pipeline.engines.ray_cluster import ensure_ray
+from amr_pipeline.engines.vllm_engine import VllmEngine
+from amr_pipeline.studies.micro import WEIGHTS
+from benchmarks.versions import measured_on
+
+ROUNDS = 5
+CONTEXT = 1_536
+EQUAL_TOKENS, EQUAL_REQUESTS = 64, 640
+SHARDS, PER_SHARD, MEDIAN_TOKENS, LONG_TOKENS = 8, 100, 20, 1_000
+
+Measured = tuple[int, float]
+"""Tokens and seconds."""
+
+BARE = """
+import json, sys, time
+from amr_pipeline.engines.engine_work import EngineSettings
+from amr_pipeline.engines.vllm_engine import VllmEngine
+settings = EngineSettings(**json.loads(sys.argv[1]))
+engine = VllmEngine(settings)
+llm, params = engine._engine, engine._vllm.SamplingParams
+print("ready", flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    prompts = [{"prompt_token_ids": engine._tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)} for text, _, _ in asked]
+    sampling = [params(temperature=1.0, seed=seed, max_tokens=tokens) for _, tokens, seed in asked]
+    begun = time.perf_counter()
+    found = llm.generate(prompts, sampling, use_tqdm=False)
+    print(json.dumps([sum(len(one.outputs[0].token_ids) for one in found), time.perf_counter() - begun]), flush=True)
+"""
+
+
+def random_model(folder: Path) -> str:
+    """A model of random weights whose vocabulary is so large that it hardly ever ends an answer by itself."""
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+    micro = Path(model_address(WEIGHTS + "strong", None)[0])
+    shutil.copytree(micro, folder)
+    config = AutoConfig.from_pretrained(micro)
+    config.vocab_size, config.max_position_embeddings = 8_192, CONTEXT
+    set_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+def requests(lengths: Sequence[int], start: int = 0) -> list[Work]:
+    """Questions whose answers are cut at these lengths."""
+    return [
+        Work(
+            work_id=f"w{start + place}",
+            kind="write",
+            messages=(("user", f"What is {(start + place) % 90 + 10}+{place % 30}?"),),
+            seed=start + place,
+            temperature=1.0,
+            max_tokens=tokens,
+        )
+        for place, tokens in enumerate(lengths)
+    ]
+
+
+def through(pool: Pool, batches: Sequence[Sequence[Work]]) -> Measured:
+    """Run batches one after another, each to its end."""
+    begun, tokens = time.perf_counter(), 0
+    for batch in batches:
+        tokens += sum(done.response_tokens for done in pool.run(batch))
+    return tokens, time.perf_counter() - begun
+
+
+def bare(process: "subprocess.Popen[str]", work: Sequence[Work]) -> Measured:
+    """The same requests in vLLM alone."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps([[one.messages[0][1], one.max_tokens, one.seed] for one in work]) + "\n")
+    process.stdin.flush()
+    tokens, seconds = json.loads(process.stdout.readline())
+    return tokens, seconds
+
+
+def ray_data(model: str, settings: EngineSettings, environment: dict[str, str], work: Sequence[Work]) -> Measured:
+    """The same requests through Ray Data's LLM processor, from its first finished batch on."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    config = vLLMEngineProcessorConfig(
+        model_source=model,
+        batch_size=32,
+        concurrency=1,
+        engine_kwargs={
+            "max_model_len": settings.max_model_len,
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_num_seqs": settings.sequences,
+            "max_num_batched_tokens": settings.sequences * settings.max_model_len,
+            "block_size": 32,
+        },
+        placement_group_config={"bundles": [{"CPU": 1}]},
+        runtime_env={"env_vars": environment},
+    )
+    processor = build_processor(
+        config,
+        preprocess=lambda row: {
+            "messages": [{"role": "user", "content": row["text"]}],
+            "sampling_params": {"temperature": 1.0, "max_tokens": row["tokens"], "seed": row["seed"]},
+        },
+        postprocess=lambda row: {"tokens": row["num_generated_tokens"]},
+    )
+    rows = [{"text": one.messages[0][1], "tokens": one.max_tokens, "seed": one.seed} for one in work]
+    first, tokens = None, 0
+    for batch in processor(ray.data.from_items(rows)).iter_batches(batch_size=None):
+        if first is None:
+            first = time.perf_counter()
+            continue
+        tokens += int(sum(batch["tokens"]))
+    return tokens, time.perf_counter() - (first or 0.0)
+
+
+def measure(ways: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Tokens per second of each way, in turns, the first to go changing."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+            tokens, seconds = ways[name]()
+            rates[name].append(tokens / seconds)
+    return {
+        name: {"tokens_per_second": round(statistics.median(found)), "by_round": [round(rate) for rate in found]}
+        for name, found in rates.items()
+    }
+
+
+def main(rounds: int = ROUNDS) -> None:
+    """Print the figures, the last line as one JSON object."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = random_model(Path(scratch, "model"))
+        settings = EngineSettings(model=model, revision=None, max_model_len=CONTEXT, dtype="auto")
+        pools = EnginePools(ray_address=None, cache=Path(scratch, "cache"), max_engines=1)
+        environment = pools._environment(settings)
+        ensure_ray()
+        pool = Pool(settings, environment, VllmEngine)
+        pool.open()
+        import os
+
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", BARE, json.dumps(asdict(settings))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "ready":
+            assert process.poll() is None, "bare vLLM did not start"
+        equal = requests([EQUAL_TOKENS] * EQUAL_REQUESTS)
+        lengths = [LONG_TOKENS if place == PER_SHARD // 2 else MEDIAN_TOKENS for place in range(PER_SHARD)]
+        shards = [requests(lengths, start=shard * PER_SHARD) for shard in range(SHARDS)]
+        through(pool, [equal[:64]])
+        bare(process, equal[:64])
+        figures = {
+            "equal lengths": measure(
+                {
+                    "pool": lambda: through(pool, [equal]),
+                    "vllm.LLM.generate": lambda: bare(process, equal),
+                    "Ray Data": lambda: ray_data(model, settings, environment, equal),
+                },
+                rounds,
+            ),
+            "heavy tail": measure(
+                {
+                    "pool, streamed": lambda: through(pool, [[work for shard in shards for work in shard]]),
+                    "pool, a barrier after each shard": lambda: through(pool, shards),
+                },
+                rounds,
+            ),
+        }
+        process.stdin.close()  # type: ignore[union-attr]
+        process.wait()
+        pool.close()
+        pools.close()
+    same, tail = figures["equal lengths"], figures["heavy tail"]
+    ratios = {
+        "pool over vllm.LLM.generate": _ratio(same, "pool", "vllm.LLM.generate"),
+        "pool over Ray Data": _ratio(same, "pool", "Ray Data"),
+        "streamed over barrier": _ratio(tail, "pool, streamed", "pool, a barrier after each shard"),
+    }
+    print(json.dumps(figures, indent=1))
+    print(
+        json.dumps(
+            {
+                "benchmark": "generation",
+                **figures,
+                "ratios": ratios,
+                "rounds": rounds,
+                **measured_on("vllm", "ray", "torch"),
+            }
+        )
+    )
+
+
+def _ratio(found: dict[str, dict[str, Any]], one: str, other: str) -> float:
+    return round(found[one]["tokens_per_second"] / found[other]["tokens_per_second"], 2)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]))
