@@ -46,11 +46,10 @@ def browser_page() -> Iterator[Page]:
 
 def switch_on(page: Page, schedule: str) -> None:
     """On Dagster's page of automations, the switch at the end of a schedule's row, once the row is complete."""
-    # The page draws a row anew while it loads, and then a row lacks its switch: only the complete one is meant.
-    ancestor = f"xpath=//*[text()='{schedule}']/ancestor::div[count(.//input[@type='checkbox'])=2][1]"
-    row = page.locator(ancestor)
-    row.locator("label").nth(1).click()  # the first one selects the row
-    expect(row.locator("input[type=checkbox]").nth(1)).to_be_checked()
+    # The box before the name selects the row; the switch comes after it, once the row is complete.
+    switch = page.locator(f"xpath=(//*[text()='{schedule}']/following::input[@type='checkbox'])[1]")
+    switch.locator("xpath=ancestor::label[1]").click()
+    expect(switch).to_be_checked()
 
 
 @contextmanager

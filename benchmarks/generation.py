@@ -12,6 +12,7 @@ the tokens in between; the others' clocks run over everything.
 """
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -59,14 +60,21 @@ for line in sys.stdin:
 """
 
 
-def random_model(folder: Path) -> str:
-    """A model of random weights whose vocabulary is so large that it hardly ever ends an answer by itself."""
+def random_model(folder: Path, **shape: object) -> str:
+    """A model of random weights whose vocabulary is so large that it hardly ever ends an answer by itself.
+
+    Args:
+        folder: where it is written.
+        shape: fields of its configuration; by default the micro world's.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
     micro = Path(model_address(WEIGHTS + "strong", None)[0])
     shutil.copytree(micro, folder)
     config = AutoConfig.from_pretrained(micro)
-    config.vocab_size, config.max_position_embeddings = 8_192, CONTEXT
+    # A layer type per layer, which follows from their number, is not to be kept from the micro world's.
+    config.update({"vocab_size": 8_192, "max_position_embeddings": CONTEXT, **shape})
+    config.layer_types = ["full_attention"] * config.num_hidden_layers
     set_seed(1)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
@@ -166,8 +174,6 @@ def main(rounds: int = ROUNDS) -> None:
         ensure_ray()
         pool = Pool(settings, environment, VllmEngine)
         pool.open()
-        import os
-
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", BARE, json.dumps(asdict(settings))],
             stdin=subprocess.PIPE,
