@@ -30,6 +30,7 @@ GRAPH = {
     "subsets": {"difficulty", "verdicts", "response_quality", "queries"},
     "second_opinions": {"subsets", "responses", "queries"},
     "flip_report": {"verdicts", "difficulty", "subsets"},
+    "cost_report": {"responses", "subsets"},
     "checkpoints": {"subsets"},
     "benchmark_responses": {"checkpoints", "benchmark_queries"},
     "benchmark_scores": {"benchmark_responses", "checkpoints", "benchmark_queries"},

@@ -34,6 +34,7 @@ ORDER = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "checkpoints",
     "benchmark_responses",
     "benchmark_scores",
@@ -53,6 +54,7 @@ AFTER_RESPONSES = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "release",
 )
 """What follows from new responses without training anew, which costs most and is asked for by itself."""
@@ -64,6 +66,7 @@ AFTER_VERDICTS = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "release",
 )
 
