@@ -45,6 +45,22 @@ def status() -> None:
 
 
 @app.command()
+def forecast(
+    distillers: Annotated[list[str] | None, typer.Argument(help="row names of distillers; default: all")] = None,
+) -> None:
+    """What distillers owe: responses, tokens with an interval, GPU-hours and money; generates nothing."""
+    from amr_pipeline.assets.forecast import forecast_text
+    from amr_pipeline.assets.session import Session
+    from amr_pipeline.studies.study import StudyError
+
+    with Session.open(instance=False) as session:
+        try:
+            _say(forecast_text(session.study, session.platform, distillers or ()))
+        except StudyError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
 def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
     """Generate what a distiller owes, then everything that follows: quality, verdicts, difficulty, subsets."""
     from amr_pipeline.assets.session import Session

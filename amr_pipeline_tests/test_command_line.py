@@ -21,7 +21,7 @@ def test_help_is_light_and_lists_every_command():
     assert all(
         name in said
         for name in (
-            *("demo", "status", "backfill", "regrade", "plan", "verify", "audit-import"),
+            *("demo", "status", "forecast", "backfill", "regrade", "plan", "verify", "audit-import"),
             *("collect-garbage", "make-micro-weights"),
         )
     )
@@ -51,6 +51,17 @@ def test_audit_import_says_what_it_could_not_use(tmp_path: Path, monkeypatch: py
 def test_plan_prints_the_papers_numbers():
     result = CliRunner().invoke(app, ["plan", "deepdistill"])
     assert "40,045,728" in result.output
+
+
+def test_forecast_of_a_world_without_queries_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_HOME", str(tmp_path))
+    for name in ("AMR_STUDY", "AMR_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, ["forecast", "strong"])
+    assert result.exit_code == 0, result.output
+    assert "shards have no queries yet" in result.output
+    assert "weak" not in result.output
+    assert CliRunner().invoke(app, ["forecast", "nobody"]).exit_code == 2
 
 
 def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

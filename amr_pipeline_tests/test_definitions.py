@@ -30,6 +30,7 @@ GRAPH = {
     "subsets": {"difficulty", "verdicts", "response_quality", "queries"},
     "second_opinions": {"subsets", "responses", "queries"},
     "flip_report": {"verdicts", "difficulty", "subsets"},
+    "cost_report": {"responses", "subsets"},
     "checkpoints": {"subsets"},
     "benchmark_responses": {"checkpoints", "benchmark_queries"},
     "benchmark_scores": {"benchmark_responses", "checkpoints", "benchmark_queries"},
@@ -75,4 +76,5 @@ def test_jobs_and_the_re_grading_schedule_exist():
     assert set(JOBS) <= set(repository.job_names)
     assert repository.has_schedule_def("regrade")
     checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
+    assert "the_budget_left_nothing_owed" in checks
     assert {"verdicts_matches_the_data_dictionary", "every_response_has_a_verdict", "in_is_out_plus_dropped"} <= checks

@@ -6,6 +6,7 @@ from amr_pipeline.assets import (
     audit,
     automation,
     benchmark_responses,
+    costs,
     difficulty,
     evaluation,
     flips,
@@ -32,7 +33,7 @@ def assets_of(study: Study) -> list[dg.AssetsDefinition]:
     if study.selection_recipes:
         assets += [*subsets.build(study, partitions), *second_opinions.build(study, partitions)]
         assets += release.build(study, partitions)
-    assets += flips.build(study)
+    assets += [*flips.build(study), *costs.build(study)]
     if study.training_recipes:
         assets += [*training.build(study, partitions), *benchmark_responses.build(study, partitions)]
         assets += evaluation.build(study, partitions)

@@ -28,7 +28,7 @@ JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "grade": (("difficulty",), "difficulty from verdicts"),
     "select": (("subsets", "second_opinions", "release"), "subsets, second opinions on them, and their releases"),
     "train": (("checkpoints", "benchmark_responses", "benchmark_scores"), "train and measure"),
-    "report": (("difficulty_report", "flip_report", "sweep_report"), "pages and plots"),
+    "report": (("difficulty_report", "flip_report", "cost_report", "sweep_report"), "pages and plots"),
 }
 """Job name: assets of one partitioning, and one sentence."""
 

@@ -16,6 +16,7 @@ from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import ALL, distiller_and_shard, response_partition, stored_partitions
 from amr_pipeline.assets.reporting import REPORTS, report_is_current
 from amr_pipeline.assets.resources import Platform
+from amr_pipeline.assets.responses import BUDGET
 from amr_pipeline.studies.study import Study
 
 ORDER = (
@@ -33,6 +34,7 @@ ORDER = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "checkpoints",
     "benchmark_responses",
     "benchmark_scores",
@@ -52,6 +54,7 @@ AFTER_RESPONSES = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "release",
 )
 """What follows from new responses without training anew, which costs most and is asked for by itself."""
@@ -63,6 +66,7 @@ AFTER_VERDICTS = (
     "subsets",
     "second_opinions",
     "flip_report",
+    "cost_report",
     "release",
 )
 
@@ -159,7 +163,8 @@ def materialize_owed(
 ) -> list[Walked]:
     """Run every owed partition of `assets`, in pipeline order, and report each asset's turn.
 
-    `only` leaves out other partitions of the distiller x shard assets.
+    `only` leaves out other partitions of the distiller x shard assets. Where a run's budget ends, so does the walk:
+    the next range would have a budget of its own, and what follows would judge and train on a part.
 
     Raises:
         dagster.DagsterExecutionStepExecutionError or the asset's own error: a partition failed; what was
@@ -177,11 +182,13 @@ def materialize_owed(
             continue
         say(f"[{position}/{len(known)}] {name}: {len(owed)} partition{'s' if len(owed) > 1 else ''} owed")
         begun = time.monotonic()
-        for first, last in _ranges(study, name, owed):
-            run_range(definitions, instance, name, first, last)
+        ranges = _ranges(study, name, owed)
+        is_whole = all(run_range(definitions, instance, name, first, last) for first, last in ranges)
         seconds = time.monotonic() - begun
         walked.append(Walked(asset=name, partitions=len(owed), seconds=seconds))
-        say(f"[{position}/{len(known)}] {name}: done in {seconds:.1f} s")
+        say(f"[{position}/{len(known)}] {name}: {'done' if is_whole else 'budget reached'} in {seconds:.1f} s")
+        if not is_whole:
+            break
     return walked
 
 
@@ -200,17 +207,18 @@ def _ranges(study: Study, name: str, owed: list[str]) -> list[tuple[str, str]]:
     return contiguous([ALL] if name in REPORTS else stored_partitions(study, name), owed)
 
 
-def run_range(definitions: dg.Definitions, instance: dg.DagsterInstance, name: str, first: str, last: str) -> None:
-    """One Dagster run of one asset over one range of its partitions, in this process."""
+def run_range(definitions: dg.Definitions, instance: dg.DagsterInstance, name: str, first: str, last: str) -> bool:
+    """One Dagster run of one asset over one range of its partitions, in this process; False where a budget ended it."""
     ranged = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
     job = definitions.resolve_implicit_global_asset_job_def()
-    job.execute_in_process(
+    done = job.execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(name), *_written_together(name)],
         tags={DRIVER_TAG: str(os.getpid()), **({} if first == ALL else ranged)},
         run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
         raise_on_error=True,
     )
+    return all(check.passed for check in done.get_asset_check_evaluations() if check.check_name == BUDGET)
 
 
 def _written_together(name: str) -> list[dg.AssetKey]:

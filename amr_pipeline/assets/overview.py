@@ -51,8 +51,8 @@ def print_overview(study: Study, platform: Platform, walked: Sequence[Walked], s
         )
     )
     say(
-        f"\nPages: {store.root}/reports/ difficulty_report.html, flip_report.html, sweep_report.html; "
-        f"releases: {store.root}/release_files"
+        f"\nPages: {store.root}/reports/ difficulty_report.html, flip_report.html, cost_report.html, "
+        f"sweep_report.html; releases: {store.root}/release_files"
     )
 
 

@@ -19,6 +19,7 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
 
 
 REPORTS = {
+    "cost_report": ("responses", "subsets"),
     "difficulty_report": ("difficulty", "dropped_queries"),
     "flip_report": ("verdicts", "difficulty", "subsets"),
     "sweep_report": ("benchmark_scores", "checkpoints"),

@@ -5,16 +5,18 @@ Engines are kept per process: runs that share a process (the demo, a test) share
 """
 
 import atexit
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from amr_pipeline.queries.decontamination import Embed
+from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
 from amr_pipeline.studies.loading import load_study
 from amr_pipeline.studies.study import Distiller, HubDataset, Sampling, Scorer, Study, TrainingRecipe
@@ -43,6 +45,9 @@ class Deployment:
         engines_per_model: engines that share one model's work.
         regrade_cron: when the schedule `regrade` looks for owed verdicts.
         regrade_partitions: runs that one tick of it may request, so that a changed verifier does not flood the queue.
+        price_per_gpu_hour: what a GPU costs an hour, in whatever money; None where nobody said.
+        tokens_per_gpu_second: rates to forecast with where none is measured, by distiller; "" stands for all others.
+        budget_tokens, budget_money: what one run of `responses` may spend; None for no limit.
     """
 
     study: str
@@ -56,6 +61,10 @@ class Deployment:
     engines_per_model: int
     regrade_cron: str
     regrade_partitions: int
+    price_per_gpu_hour: float | None = None
+    tokens_per_gpu_second: Mapping[str, float] = field(default_factory=dict)
+    budget_tokens: int | None = None
+    budget_money: float | None = None
 
 
 def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
@@ -73,6 +82,11 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
     if len(cron.split()) != 5:
         raise ValueError(f"AMR_REGRADE_CRON is {cron!r}; wanted five fields, as in cron")
     endpoint = environ.get("AMR_S3_ENDPOINT")
+    budget = environ.get("AMR_BUDGET_TOKENS")
+    price = _amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
+    money = _amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
+    if money is not None and price is None:
+        raise ValueError("AMR_BUDGET_MONEY is set without AMR_PRICE_PER_GPU_HOUR; wanted both, or a budget in tokens")
     return Deployment(
         study=environ.get("AMR_STUDY") or "micro",
         study_parameters={name: value for name, _, value in pairs},
@@ -85,6 +99,10 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         engines_per_model=_count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
         regrade_cron=cron,
         regrade_partitions=_count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
+        price_per_gpu_hour=price,
+        tokens_per_gpu_second=_rates(environ.get("AMR_TOKENS_PER_GPU_SECOND") or ""),
+        budget_tokens=_count("AMR_BUDGET_TOKENS", budget, 1) if budget else None,
+        budget_money=money,
     )
 
 
@@ -93,6 +111,31 @@ def _count(name: str, given: str | None, default: int) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"{name} is {text!r}; wanted a whole number from 1")
     return int(text)
+
+
+def _amount(name: str, given: str | None) -> float | None:
+    """A positive number, or None for nothing."""
+    if not given:
+        return None
+    try:
+        amount = float(given)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < math.inf:
+        raise ValueError(f"{name} is {given!r}; wanted a number above 0")
+    return amount
+
+
+def _rates(given: str) -> dict[str, float]:
+    """`2500,r1=180` as rates by name; the one without a name is for all others."""
+    rates: dict[str, float] = {}
+    for item in filter(None, given.split(",")):
+        name, _, number = item.rpartition("=")
+        rate = _amount("AMR_TOKENS_PER_GPU_SECOND", number)
+        if rate is None:
+            raise ValueError(f"AMR_TOKENS_PER_GPU_SECOND is {given!r}; wanted rate,name=rate,name=rate")
+        rates[name] = rate
+    return rates
 
 
 def study_of(deployment: Deployment) -> Study:
@@ -114,6 +157,10 @@ class Platform(dg.ConfigurableResource):
     mlflow_uri: str
     max_engines: int = 2
     engines_per_model: int = 1
+    price_per_gpu_hour: float | None = None
+    tokens_per_gpu_second: dict[str, float] = {}
+    budget_tokens: int | None = None
+    budget_money: float | None = None
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Platform":
@@ -126,6 +173,10 @@ class Platform(dg.ConfigurableResource):
             mlflow_uri=deployment.mlflow_uri,
             max_engines=deployment.max_engines,
             engines_per_model=deployment.engines_per_model,
+            price_per_gpu_hour=deployment.price_per_gpu_hour,
+            tokens_per_gpu_second=dict(deployment.tokens_per_gpu_second),
+            budget_tokens=deployment.budget_tokens,
+            budget_money=deployment.budget_money,
         )
 
     def tables(self) -> "TableStore":
@@ -145,6 +196,14 @@ class Platform(dg.ConfigurableResource):
 
             return imported_responses(row, requests)
         return self.pools().generate(row, requests)
+
+    def gpus_held(self, row: Distiller) -> float:
+        """GPUs that a distiller's engines hold while they write; asked while they are open."""
+        return self.pools().gpus_held(row) if row.engine in ("vllm", "transformers") else 0.0
+
+    def budget(self) -> Budget:
+        """What a run that begins now may spend on responses."""
+        return Budget(tokens=self.budget_tokens, money=self.budget_money, price_per_gpu_hour=self.price_per_gpu_hour)
 
     def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
         """Rows of a hub data set."""

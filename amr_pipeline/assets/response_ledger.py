@@ -2,7 +2,8 @@
 
 A partition is opened when its first request is due and completed when its last answer came, so that one shard's tail
 overlaps the next one's head while memory holds what is in flight and a shard or two of ids, however many rows are
-owed. What was never asked, or got no answer, stays owed.
+owed. What was never asked, or got no answer, stays owed. Each record says what writing the partition took, over all
+runs; where a budget ends, no more is asked.
 
 Belongs here: opening, filling and completing partitions of tables of responses. Does not belong here: who answers
 (`engines`), which responses are expected (`responses.expected`).
@@ -10,8 +11,8 @@ Belongs here: opening, filling and completing partitions of tables of responses.
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,6 +20,8 @@ from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import distiller_and_shard
 from amr_pipeline.assets.publication import Publication, note_committed, note_current
 from amr_pipeline.categories import Category
+from amr_pipeline.responses.budget import Budget
+from amr_pipeline.responses.cost import EngineTime, with_cost
 from amr_pipeline.responses.expected import num_expected, owed_responses
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, seed_of
 from amr_pipeline.responses.progress import Progress
@@ -54,6 +57,7 @@ class LedgerPage:
         owed: one row per response that is owed: response_id and whatever else of the table's columns no answer says.
         constant: the table's columns that are equal in all of its rows.
         counts: finish reasons of what is there already.
+        notes: what each record notes besides, asked when it is made.
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class LedgerPage:
         owed: pl.DataFrame,
         constant: Mapping[str, str],
         counts: Mapping[str, int],
+        notes: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._writer, self._table, self._owed, self._constant = writer, table, owed, constant
+        self._notes = notes
         self.num_missing = owed.height
         self.is_asked = False
         self._finish_reasons = Counter(counts)
@@ -96,7 +102,7 @@ class LedgerPage:
         """Make what came so far durable."""
         if self._fresh:
             self._writer.append(self._frame())
-            self._writer.commit_part()
+            self._writer.commit_part(self._notes())
             self._fresh = []
         self._committed_at = time.monotonic()
 
@@ -104,7 +110,7 @@ class LedgerPage:
         """Publish the partition; what got no answer stays owed."""
         self._writer.append(self._frame())
         self._fresh = []
-        return self._writer.complete(counts=self._finish_reasons, owed=self.num_missing)
+        return self._writer.complete(counts=self._finish_reasons, notes=self._notes(), owed=self.num_missing)
 
     def _frame(self) -> pl.DataFrame:
         names = ("response_id", *_SAID)
@@ -122,17 +128,32 @@ class ResponseLedger:
 
     Leaving it with an error makes durable what came before.
 
+    Args:
+        budget: of the run; once it is spent, no more is asked.
+        gpus: GPUs that the engines hold, asked when they are there.
+
     Attributes:
         num_owed: responses that the partitions opened so far owed.
         num_taken: responses that came.
     """
 
-    def __init__(self, study: Study, store: "TableStore", name: str, keys: Sequence[str], done: Publication) -> None:
+    def __init__(
+        self,
+        study: Study,
+        store: "TableStore",
+        name: str,
+        keys: Sequence[str],
+        done: Publication,
+        *,
+        budget: Budget | None = None,
+        gpus: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._study, self._store, self._row, self._done = study, store, study.distiller(name), done
+        self._budget, self._time = budget or Budget(), EngineTime(gpus)
         self._lineage = Lineage(study, store)
         self._keys = [key for key in keys if not self._note_if_current(key)]
         self._open: dict[str, LedgerPage] = {}
-        self._asked: dict[str, LedgerPage] = {}
+        self._asked: dict[str, str] = {}
         self.num_owed = self.num_taken = 0
         self._unopened = {key: _estimate(store, self._row, key) for key in self._keys}
 
@@ -156,15 +177,23 @@ class ResponseLedger:
         return self.num_owed + sum(self._unopened.values())
 
     def requests(self, progress: Progress | None = None) -> Iterator[GenerationRequest]:
-        """What is owed, in the order of partitions and queries; each partition is read when its turn comes."""
+        """What is owed, in the order of partitions and queries; each partition is read when its turn comes.
+
+        They end when the budget is spent. The stop is here because every engine draws from here.
+        """
+        self._time.start()
         row = self._row
         for key in self._keys:
+            if self._budget.is_spent:
+                return
             page, owed = self._page(key)
             if progress is not None:
                 progress.total = self.estimate
             asked = owed.select("response_id", "category", "messages")
             for identity, category, messages in asked.iter_rows():
-                self._asked[identity] = page
+                if self._budget.is_spent:
+                    return
+                self._asked[identity] = key
                 turns = prompt_messages(messages, Category(category), row.system_prompt, row.prompt_suffixes)
                 yield GenerationRequest(response_id=identity, messages=turns, seed=seed_of(identity))
             page.is_asked = True
@@ -173,15 +202,24 @@ class ResponseLedger:
 
     def take(self, answer: GeneratedResponse) -> None:
         """Keep one response; its partition is completed by its last one."""
-        page = self._asked.pop(answer.response_id)
+        key = self._asked.pop(answer.response_id)
+        page = self._open[key]
+        self._budget.spend(tokens=answer.response_tokens, gpu_seconds=self._time.tick())
+        self._time.wrote(key, answer.response_tokens)
         page.take(answer)
         self.num_taken += 1
         if page.is_asked and not page.num_missing:
-            self._complete(next(key for key, one in self._open.items() if one is page))
+            self._complete(key)
 
     def finish(self) -> None:
-        """Complete the partitions that some answers did not reach."""
-        for key in list(self._open):
+        """Complete the partitions that some answers did not reach, those a spent budget left unasked among them.
+
+        Readers find what is there of them and the record says what is owed, so that nothing downstream breaks off at
+        a partition that is missing.
+        """
+        for key in [*self._open, *self._unopened]:
+            if key not in self._open:
+                self._page(key)
             self._complete(key)
 
     def _page(self, key: str) -> tuple[LedgerPage, pl.DataFrame]:
@@ -198,7 +236,15 @@ class ResponseLedger:
         )
         constant = {"distiller": self._row.name, "distiller_fingerprint": self._row.distiller_fingerprint}
         counts = Counter(present.get_column("finish_reason"))
-        page = self._open[key] = LedgerPage(writer, self._done.table, known, constant, counts)
+        fingerprint = self._row.distiller_fingerprint
+        page = self._open[key] = LedgerPage(
+            writer,
+            self._done.table,
+            known,
+            constant,
+            counts,
+            notes=lambda: with_cost(writer.found_notes, fingerprint, self._time.cost(key)),
+        )
         self._unopened.pop(key, None)
         self.num_owed += owed.height
         return page, owed

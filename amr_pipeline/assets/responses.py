@@ -28,6 +28,7 @@ from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.categories import Category
 from amr_pipeline.report.summary import counts_plot
 from amr_pipeline.responses import quality
+from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline.responses.generation import ScoringRequest
 from amr_pipeline.responses.progress import Progress
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from amr_pipeline.engines.tables_on_disk import TableStore
 
 COMPLETE = "every_expected_response_is_present"
+BUDGET = "the_budget_left_nothing_owed"
 
 
 _WITH_QUERY = pl.Schema(
@@ -87,6 +89,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         check_specs=[
             dictionary_check("responses"),
             dg.AssetCheckSpec(COMPLETE, asset="responses", description="expected minus present is empty"),
+            dg.AssetCheckSpec(BUDGET, asset="responses", description="no budget of the run stopped its requests"),
         ],
         group_name="responses",
         kinds={"vllm", "ray"},
@@ -129,11 +132,15 @@ class Distilling:
     """One run's work on the responses table: distillers side by side, each streaming over all its shards.
 
     Every distiller keeps counts of its own, because a sum over threads loses some.
+
+    A spent budget ends the run as a success with a check that did not pass, and the partitions owed. An error would
+    show a run that did what it was asked as failed, without its metadata, and where failed runs are retried, every
+    retry would spend a budget of its own.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, platform: Platform, study: Study) -> None:
         self._context, self._platform, self._study = context, platform, study
-        self._store = platform.tables()
+        self._store, self._budget = platform.tables(), platform.budget()
 
     def result(self) -> dg.MaterializeResult:
         """Fill every partition of the run, then say what was owed, generated and found."""
@@ -146,9 +153,16 @@ class Distilling:
                 filled = finished.result()
                 done.add(filled.done)
                 owed, generated = owed + filled.owed, generated + filled.generated
+        is_stopped = self._budget.is_spent and owed > generated
+        if is_stopped:
+            left = owed - generated
+            progress_log.warning(
+                f"budget reached: {self._budget.text()}, {left:,} responses owed; run it again to go on"
+            )
         return done.result(
             metadata={
                 "responses generated in this run": generated,
+                "response tokens written in this run": self._budget.spent_tokens,
                 "finish reasons": dg.MetadataValue.md(counts_plot(done.counts)),
             },
             checks=(
@@ -158,18 +172,36 @@ class Distilling:
                     passed=owed == generated,
                     metadata={"owed at start": owed, "generated": generated},
                 ),
+                dg.AssetCheckResult(
+                    check_name=BUDGET,
+                    asset_key="responses",
+                    passed=not is_stopped,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"budget": self._budget.text(), "owed": owed - generated},
+                ),
             ),
         )
 
     def _fill(self, name: str, keys: list[str]) -> "Filled":
         """All partitions of one distiller: requests of all of them flow through its pool without a barrier."""
         filled, row = Filled(), self._study.distiller(name)
-        ledger = ResponseLedger(self._study, self._store, name, keys, filled.done)
+        # What exists already is looked up and costs nothing.
+        budget = Budget() if row.engine == "imported" else self._budget
+        ledger = ResponseLedger(
+            self._study,
+            self._store,
+            name,
+            keys,
+            filled.done,
+            budget=budget,
+            gpus=lambda: self._platform.gpus_held(row),
+        )
         if ledger.is_empty:
             return filled
         progress = Progress(total=ledger.estimate, what=f"responses of {name}", say=progress_log.info)
         with ledger:
-            for answer in self._platform.generate(row, ledger.requests(progress)):
+            # No engine is started to be told that nothing is asked.
+            for answer in () if budget.is_spent else self._platform.generate(row, ledger.requests(progress)):
                 ledger.take(answer)
                 progress.add(1, answer.response_tokens)
             ledger.finish()

@@ -123,6 +123,13 @@ class EnginePools:
                 cause = None if done.heads is not None else Cause.TOO_COMPLEX
                 yield RateReply(request_id=done.work_id, heads=done.heads, cause=cause)
 
+    def gpus_held(self, row: Distiller | Scorer) -> float:
+        """GPUs that all engines of a row's pool hold while it is open; 0 where the cluster has none."""
+        ensure_ray(self._address)
+        settings = self._settings(row)
+        of_one = settings.num_workers if settings.gpus > 0 and settings.num_workers > 1 else settings.gpus
+        return float(of_one * self._num_replicas)
+
     def drop_all_idle(self) -> None:
         """End every pool that nobody uses now."""
         with self._changed:

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -25,6 +25,9 @@ class PartitionWriter:
     It goes on from, or replaces, the version that was newest when it was opened: what `found` gives. A version that
     another writer commits in between wins, and this one's next commit raises. Leaving it without `complete`
     publishes nothing more; what `commit_part` published stays for a resume.
+
+    Attributes:
+        found_notes: what the record of that version notes; every version notes its own.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class PartitionWriter:
         newest = store.latest_any(table.name, partition)
         self._version = newest.version if newest else 0
         self._found = newest.parts if newest else ()
+        self.found_notes: Mapping[str, Any] = newest.notes if newest else {}
         self._parts = [] if replace else list(self._found)
         self._keys = None if self._parts else table.empty().select(table.key)
         self._writer = uuid.uuid4().hex
@@ -70,7 +74,7 @@ class PartitionWriter:
         if not frame.is_empty():
             self._waiting.append((self._table.conform(frame), bucket))
 
-    def commit_part(self) -> None:
+    def commit_part(self, notes: Mapping[str, object] | None = None) -> None:
         """Make everything appended so far durable, visible to a writer that resumes but not to readers.
 
         Raises:
@@ -78,7 +82,7 @@ class PartitionWriter:
             CommitConflict: another writer was faster.
         """
         self._flush()
-        self._publish("partial", {}, {}, owed=0)
+        self._publish("partial", {}, notes or {}, owed=0)
 
     def complete(
         self,

@@ -76,7 +76,7 @@ def pass_rate_bars(difficulty: pl.DataFrame) -> bytes:
     rates = pass_rate_by_category(difficulty.lazy()).filter(pl.col("distiller") != JOINT).collect()
     decided = rates.filter(pl.col("num_responses") > 0)
     if decided.is_empty():
-        return _nothing("no response is decided yet")
+        return nothing_to_see("no response is decided yet")
     categories, distillers = sorted(decided["category"].unique()), _by_strength(decided)
     found = {(row["distiller"], row["category"]): row for row in decided.iter_rows(named=True)}
     picture, width = Picture(), 0.8 / len(distillers)
@@ -89,14 +89,14 @@ def pass_rate_bars(difficulty: pl.DataFrame) -> bytes:
             [row["pass_rate"] - row["pass_rate_low"] for row in rows],
             [row["pass_rate_high"] - row["pass_rate"] for row in rows],
         ]
-        picture.axes.bar(places, heights, width * 0.9, label=_plain(distiller), color=COLOURS[index % len(COLOURS)])
+        picture.axes.bar(places, heights, width * 0.9, label=plain(distiller), color=COLOURS[index % len(COLOURS)])
         picture.axes.errorbar(places, heights, yerr=spread, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
     queries = {row[0]: row[1] for row in decided.group_by("category").agg(pl.col("num_queries").max()).iter_rows()}
     labels = [f"{_shown(name)}\n{queries[name]:,} queries" for name in categories]
     picture.axes.set_xticks(range(len(categories)), labels)
     picture.axes.tick_params(axis="x", length=0)
     picture.axes.set(ylabel="pass rate, with 95 % interval", ylim=(0, 1.02))
-    _legend_above(picture.axes, len(distillers))
+    legend_above(picture.axes, len(distillers))
     return picture.png()
 
 
@@ -104,7 +104,7 @@ def tier_bars(difficulty: pl.DataFrame) -> bytes:
     """Share of queries in each joint tier, a bar per category and one for all; labelled where there is room."""
     joint = difficulty.filter(pl.col("distiller") == JOINT)
     if joint.is_empty():
-        return _nothing("no query is graded yet")
+        return nothing_to_see("no query is graded yet")
     with_all = pl.concat([joint, joint.with_columns(category=pl.lit("all"))])
     counts = {(row[0], row[1]): row[2] for row in with_all.group_by("category", "tier").len().iter_rows()}
     categories = ["all", *sorted(joint["category"].unique(), reverse=True)]
@@ -138,7 +138,7 @@ def tier_bars(difficulty: pl.DataFrame) -> bytes:
     picture.axes.grid(visible=False)
     picture.axes.spines["left"].set_visible(False)
     picture.axes.set(xlabel="share of queries, by pass rate over all distillers", xlim=(0, 1))
-    _legend_above(picture.axes, len(shown))
+    legend_above(picture.axes, len(shown))
     return picture.png()
 
 
@@ -149,7 +149,7 @@ def pass_rate_distribution(difficulty: pl.DataFrame) -> bytes:
     """
     rates = difficulty.filter((pl.col("distiller") != JOINT) & pl.col("pass_rate").is_not_null())
     if rates.is_empty():
-        return _nothing("no response is decided yet")
+        return nothing_to_see("no response is decided yet")
     binned = rates.group_by("category", "distiller", (pl.col("pass_rate") * 8).round().alias("eighths")).len()
     counts = {(row[0], row[1], round(row[2])): row[3] for row in binned.iter_rows()}
     measured = pass_rate_by_category(rates.lazy()).collect()
@@ -163,7 +163,7 @@ def pass_rate_distribution(difficulty: pl.DataFrame) -> bytes:
                 colour = COLOURS[index % len(COLOURS)]
                 shares = [count / total for count in line]
                 places = [eighth / 8 for eighth in used]
-                axes.plot(places, shares, "o-", color=colour, label=_plain(distiller), linewidth=1.4, markersize=4)
+                axes.plot(places, shares, "o-", color=colour, label=plain(distiller), linewidth=1.4, markersize=4)
         axes.set_title(_shown(category).replace("\n", " "), fontsize=10, color=INK)
         axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
         axes.set(xlabel="pass rate", xlim=(-0.06, 1.06))
@@ -182,7 +182,7 @@ def variation_scatter(difficulty: pl.DataFrame) -> bytes:
     """
     rows = difficulty.filter((pl.col("distiller") != JOINT) & pl.col("coefficient_of_variation").is_not_null())
     if rows.is_empty():
-        return _nothing("no query has a score yet")
+        return nothing_to_see("no query has a score yet")
     points = rows.group_by(
         "category",
         ((pl.col("pass_rate") * 40).round() / 40).alias("pass_rate"),
@@ -215,10 +215,10 @@ def count_bars(counts: Mapping[str, int], what: str) -> bytes:
     """Counts by reason, largest on top, each with its number and share; `what` labels the axis."""
     rows = sorted(((name, count) for name, count in counts.items() if count), key=lambda item: (item[1], item[0]))
     if not rows:
-        return _nothing(f"{what}: none")
+        return nothing_to_see(f"{what}: none")
     total = sum(count for _, count in rows)
     picture = Picture(height=max(1.9, 0.42 * len(rows) + 0.9))
-    names = ["\n".join(textwrap.wrap(_plain(name), 44)) for name, _ in rows]
+    names = ["\n".join(textwrap.wrap(plain(name), 44)) for name, _ in rows]
     bars = picture.axes.barh(range(len(rows)), [count for _, count in rows], color=COLOURS[0], height=0.7)
     labels = [f"{count:,}  ({_share(count / total)})" for _, count in rows]
     picture.axes.bar_label(bars, labels=labels, padding=4, fontsize=8.5, color=INK)
@@ -241,7 +241,7 @@ def sweep_curve(rows: Sequence[Mapping[str, object]], benchmark: str) -> bytes:
         key=lambda row: row["learning_rate"],
     )
     if not points:
-        return _nothing(f"no run has a score on {benchmark} yet")
+        return nothing_to_see(f"no run has a score on {benchmark} yet")
     rates, means = [row["learning_rate"] for row in points], [row["mean"] for row in points]
     spread = [[row["mean"] - row["low"] for row in points], [row["high"] - row["mean"] for row in points]]
     picture = Picture(width=7.0)
@@ -256,7 +256,7 @@ def sweep_curve(rows: Sequence[Mapping[str, object]], benchmark: str) -> bytes:
     axes.set_xticks([], minor=True)
     axes.set_xlim(rates[0] / 1.8, rates[-1] * 1.8)
     highest = max(row["high"] for row in points)
-    axes.set(xlabel="peak learning rate (logarithmic)", ylabel=f"pass@1 on {_plain(benchmark)}, with 95 % interval")
+    axes.set(xlabel="peak learning rate (logarithmic)", ylabel=f"pass@1 on {plain(benchmark)}, with 95 % interval")
     axes.set_ylim(0, highest * 1.1 + 0.03)
     return picture.png()
 
@@ -274,14 +274,14 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     }
     drawn = {name: curve for name, curve in finite.items() if curve}
     if not drawn:
-        return _nothing("no run has logged a loss yet")
+        return nothing_to_see("no run has logged a loss yet")
     picture = Picture(width=8.6)
     for index, (name, curve) in enumerate(drawn.items()):
         steps, losses = [step for step, _ in curve], [loss for _, loss in curve]
         colour = COLOURS[index % MOST_NAMED_RUNS]
         style = ("-", "--", ":", "-.")[index // MOST_NAMED_RUNS % 4]
         picture.axes.plot(steps, losses, color=colour, linewidth=0.7, alpha=0.3)
-        picture.axes.plot(steps, _smoothed(losses), style, color=colour, linewidth=1.8, label=_plain(name))
+        picture.axes.plot(steps, _smoothed(losses), style, color=colour, linewidth=1.8, label=plain(name))
     handles, labels = picture.axes.get_legend_handles_labels()
     ends = sorted(range(len(labels)), key=lambda index: -_smoothed([y for _, y in list(drawn.values())[index]])[-1])
     last = [curve[-1][1] for curve in drawn.values()]
@@ -316,7 +316,8 @@ def _by_strength(rates: pl.DataFrame) -> list[str]:
     return [name for name in order["distiller"] if name != JOINT]
 
 
-def _legend_above(axes: "Axes", entries: int) -> None:
+def legend_above(axes: "Axes", entries: int) -> None:
+    """A legend over the panel, in one row where there is room."""
     axes.legend(
         frameon=False,
         ncols=max(1, min(entries, 6)),
@@ -345,17 +346,17 @@ def _legend_of_panels(picture: Picture) -> None:
     )
 
 
-def _nothing(why: str) -> bytes:
+def nothing_to_see(why: str) -> bytes:
     """A small picture that says why there is nothing to see."""
     picture = Picture(width=6.0, height=1.2)
     picture.axes.set_axis_off()
-    picture.axes.text(0.5, 0.5, _plain(why), ha="center", va="center", color=INK, fontsize=11)
+    picture.axes.text(0.5, 0.5, plain(why), ha="center", va="center", color=INK, fontsize=11)
     return picture.png()
 
 
 def _shown(category: str) -> str:
     """A category as people read it, on two lines where it is long."""
-    return _plain(category).replace("_", "\n")
+    return plain(category).replace("_", "\n")
 
 
 def _share(share: float) -> str:
@@ -369,6 +370,6 @@ def _scientific(number: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib does not take for mathematics, on one line."""
     return " ".join(text.replace("$", r"\$").split())

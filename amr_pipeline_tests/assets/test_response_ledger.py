@@ -11,6 +11,8 @@ from amr_pipeline.assets.publication import Publication
 from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.engines.commits import CommitConflict
 from amr_pipeline.engines.imported_responses import imported_responses
+from amr_pipeline.responses.budget import Budget
+from amr_pipeline.responses.cost import Cost, EngineTime, noted_cost
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
@@ -107,13 +109,13 @@ def test_a_partition_is_opened_when_its_turn_comes_and_completed_by_its_last_ans
     assert [text for text, question in said.iter_rows() if text != question.upper()] == [], "no answer is mis-paired"
 
 
-def reply(request: GenerationRequest) -> GeneratedResponse:
+def reply(request: GenerationRequest, tokens: int = 1) -> GeneratedResponse:
     return GeneratedResponse(
         response_id=request.response_id,
         text=request.messages[-1][1].upper(),
         finish_reason="stop",
         prompt_tokens=1,
-        response_tokens=1,
+        response_tokens=tokens,
         engine="e",
     )
 
@@ -158,3 +160,100 @@ def test_large_and_quick_partitions_are_committed_in_few_parts(asked: ImportedWo
         for answer in answers(asked, more):
             more.take(answer)
     assert asked.store.read_any("responses", KEY).height >= 8, "no part waits for more than it may hold"
+
+
+def noted(world: ImportedWorld, key: str, *, complete: bool = True) -> Cost:
+    commit = (world.store.latest if complete else world.store.latest_any)("responses", key)
+    assert commit is not None
+    return noted_cost(commit.notes, world.study.distiller("one").distiller_fingerprint)
+
+
+def test_what_writing_took_accumulates_over_errors_and_runs(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(response_ledger, "EngineTime", lambda gpus: EngineTime(gpus, lambda: now[0]))
+
+    def run(at_most: int) -> None:
+        mine = ResponseLedger(
+            asked.study, asked.store, "one", [KEY], Publication(table=tables.RESPONSES), gpus=lambda: 2.0
+        )
+        with mine:
+            for request in mine.requests():
+                now[0] += 10.0
+                mine.take(reply(request, tokens=7))
+                if mine.num_taken == at_most:
+                    raise RuntimeError("the engine is gone")
+            mine.finish()
+
+    with pytest.raises(RuntimeError, match="engine"):
+        run(at_most=2)
+    first = Cost(runs=1, responses=2, response_tokens=14, engine_seconds=20.0, gpu_seconds=40.0)
+    assert noted(asked, KEY, complete=False) == first, (
+        "a part carries its record, so that a kill after it loses nothing"
+    )
+    with pytest.raises(RuntimeError, match="engine"):
+        run(at_most=1)
+    run(at_most=99)
+    assert noted(asked, KEY) == Cost(runs=3, responses=6, response_tokens=42, engine_seconds=60.0, gpu_seconds=120.0)
+    asked.change("NUM_PASSES = 2", "NUM_PASSES = 3")
+    run(at_most=99)
+    assert noted(asked, KEY) == Cost(runs=4, responses=9, response_tokens=63, engine_seconds=90.0, gpu_seconds=180.0)
+    run(at_most=99)
+    assert noted(asked, KEY).runs == 4, "a run that found nothing owed took nothing"
+
+
+def under_budget(world: ImportedWorld, budget: Budget, in_flight: int = 1, tokens: int = 3) -> ResponseLedger:
+    """One run over every shard, so many requests in flight, each answer of so many tokens."""
+    keys = [f"one|{shard}" for shard in world.study.shards]
+    mine = ResponseLedger(world.study, world.store, "one", keys, Publication(table=tables.RESPONSES), budget=budget)
+    held: list[GenerationRequest] = []
+    with mine:
+        for request in mine.requests():
+            held.append(request)
+            if len(held) == in_flight:
+                mine.take(reply(held.pop(0), tokens))
+        for request in held:
+            mine.take(reply(request, tokens))
+        mine.finish()
+    return mine
+
+
+def stored(world: ImportedWorld) -> pl.DataFrame:
+    return pl.concat(world.store.read("responses", f"one|{shard}") for shard in world.study.shards)
+
+
+def test_a_budget_stops_exactly_and_the_next_run_goes_on(sharded: ImportedWorld):
+    budget = Budget(tokens=12)
+    mine = under_budget(sharded, budget)
+    assert (mine.num_taken, budget.spent_tokens) == (4, 12), "the fourth answer reaches it, a fifth is not asked"
+    assert mine.num_owed == len(QUESTIONS), "what was never asked is counted"
+    assert stored(sharded).height == 4
+    commits = [sharded.store.latest("responses", f"one|{shard}") for shard in sharded.study.shards]
+    assert sum(commit.owed for commit in commits if commit) == len(QUESTIONS) - 4
+    assert all(commits), "readers find every partition, those without an answer too"
+    assert under_budget(sharded, Budget(tokens=13)).num_taken == 5
+    assert under_budget(sharded, Budget(tokens=10**6)).num_taken == 3
+    assert stored(sharded)["response_id"].n_unique() == len(QUESTIONS)
+    assert ledger(sharded, *(f"one|{shard}" for shard in sharded.study.shards)).is_empty
+
+
+def test_what_is_in_flight_when_the_budget_ends_is_taken(sharded: ImportedWorld):
+    budget = Budget(tokens=6)
+    mine = under_budget(sharded, budget, in_flight=5)
+    assert mine.num_taken == 6, "two answers reach it while four more are in flight"
+    assert budget.spent_tokens == 18
+    assert stored(sharded).height == 6
+
+
+def test_a_budget_in_money_counts_the_gpus_that_are_held(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr(response_ledger, "EngineTime", lambda gpus: EngineTime(lambda: 4.0, lambda: now[0]))
+    budget, mine = Budget(money=2.0, price_per_gpu_hour=1.0), []
+    one = ResponseLedger(asked.study, asked.store, "one", [KEY], Publication(table=tables.RESPONSES), budget=budget)
+    with one:
+        for request in one.requests():
+            now[0] += 900.0
+            mine.append(request)
+            one.take(reply(request))
+        one.finish()
+    assert len(mine) == 2, "two quarters of an hour of four GPUs"
+    assert budget.spent_money == 2.0

@@ -1,10 +1,24 @@
 """Responses and what reads them: what is missing stays owed, what was edited is another response."""
 
-import polars as pl
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
-from amr_pipeline.assets.materialization import AFTER_RESPONSES, ORDER
+import dagster as dg
+import polars as pl
+import pytest
+
+from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.materialization import AFTER_RESPONSES, ORDER, materialize_owed
 from amr_pipeline.assets.overview import status_table
+from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.responses.budget import Budget
+from amr_pipeline.responses.cost import noted_cost
+from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
+from amr_pipeline.studies.study import Distiller
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
+from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 KEY = "one|00"
 
@@ -52,3 +66,89 @@ def test_dead_responses_make_no_ngram_frequent(world: ImportedWorld):
     world.answer("one", {"Who first?": ["same words", "x same words"], "Who second?": ["y", "z"]})
     world.materialize(assets=AFTER_RESPONSES[:2] + ORDER[:4])
     assert world.store.read("frequent_ngrams", "all").is_empty(), "the corrected response is not seen any more"
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """Two distillers of four passes owe one more each, 12 in all; a stub writes ten tokens a response at once."""
+
+    def write(_: Platform, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
+        for request in requests:
+            yield GeneratedResponse(
+                response_id=request.response_id,
+                text="One, two",
+                finish_reason="stop",
+                prompt_tokens=1,
+                response_tokens=10,
+                engine="stub 1",
+            )
+
+    monkeypatch.setattr(Platform, "generate", write)
+    monkeypatch.setattr(Platform, "gpus_held", lambda _, row: 2.0)
+    told = Stored(tmp_path, instruction_study())
+    more = tuple(replace(row, num_passes=5) for row in told.study.distillers)
+    told.study = replace(told.study, distillers=more)
+    return told
+
+
+def walk(stored: Stored, budget: str | None, *assets: str) -> tuple[list[str], list[str], dict[str, Any]]:
+    """What ran, what was said, and the checks of responses with their metadata."""
+    variables = {"AMR_HOME": str(stored.deployment.home), "AMR_MAX_ENGINES": "1"}
+    deployment = deployment_from_environment(variables | ({"AMR_BUDGET_TOKENS": budget} if budget else {}))
+    definitions, said = assemble(deployment, stored.study), []
+    with dg.DagsterInstance.ephemeral() as instance:
+        walked = materialize_owed(
+            definitions, stored.study, Platform.of(deployment), instance, assets=assets, say=said.append
+        )
+        logs = [
+            entry
+            for run in instance.get_runs()
+            for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        ]
+    checks = [cast(Any, entry.dagster_event).asset_check_evaluation_data for entry in logs]
+    return [turn.asset for turn in walked if turn.partitions], said, {check.check_name: check for check in checks}
+
+
+def test_a_budget_ends_the_run_and_the_walk_without_an_error(asked: Stored):
+    ran, said, checks = walk(asked, "30", "responses", "frequent_ngrams")
+    assert ran == ["responses"], "what follows would judge and train on a part"
+    assert "budget reached" in said[-1]
+    check = checks["the_budget_left_nothing_owed"]
+    assert not check.passed
+    assert check.metadata["budget"].value == "spent 30 of 30 tokens (0 left)"
+    assert check.metadata["owed"].value == 12 - 3
+    assert not checks["every_expected_response_is_present"].passed
+    assert (
+        sum(
+            asked.store.read("responses", f"{name}|{shard}").height
+            for name in ("weak", "strong")
+            for shard in asked.study.shards
+        )
+        == 48 + 3
+    )
+
+    ran, _, checks = walk(asked, "100", "responses", "frequent_ngrams")
+    assert ran == ["responses", "frequent_ngrams"], "what was left is within this one"
+    assert checks["the_budget_left_nothing_owed"].passed
+    assert checks["every_expected_response_is_present"].passed
+    row = asked.study.distiller("weak")
+    commits = [asked.store.latest("responses", f"weak|{shard}") for shard in asked.study.shards]
+    costs = [noted_cost(commit.notes, row.distiller_fingerprint) for commit in commits if commit]
+    assert sum(cost.responses for cost in costs) == 6, "both runs are on the records"
+    assert all(cost.gpu_seconds == 2 * cost.engine_seconds > 0 for cost in costs)
+
+
+def test_no_engine_is_asked_once_the_budget_is_spent(asked: Stored, monkeypatch: pytest.MonkeyPatch):
+    started: list[str] = []
+    write = Platform.generate
+    monkeypatch.setattr(
+        Platform, "generate", lambda self, row, requests: started.append(row.name) or write(self, row, requests)
+    )
+    walk(asked, "10", "responses")
+    assert len(started) == 1
+
+
+def test_responses_that_exist_already_are_within_every_budget(world: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Platform, "budget", lambda _: Budget(tokens=1))
+    world.materialize(assets=ORDER[:5])
+    assert world.owed("responses") == []

@@ -1,9 +1,11 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from amr_pipeline.engines import engine_pools
 from amr_pipeline.engines.engine_pools import EnginePools
 from amr_pipeline.engines.model_folders import folder_digest, model_address
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, ScoringRequest
@@ -91,3 +93,18 @@ def test_a_killed_engine_is_replaced_and_every_request_answered_once(pools: Engi
     assert {answer.response_id for answer in got} == {f"r{index}" for index in range(600)}
     assert len(got) == 600
     assert all(answer.finish_reason != "error" for answer in got)
+
+
+def test_gpus_held_are_those_of_all_engines_and_none_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    has = {"GPU": 8.0}
+    monkeypatch.setattr(engine_pools, "ensure_ray", lambda address: None)
+    monkeypatch.setattr(engine_pools.ray, "cluster_resources", lambda: has)
+    pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, num_replicas=3)
+    assert pools.gpus_held(replace(STRONG, gpus_per_replica=0.5)) == 1.5
+    sharded = replace(STRONG, gpus_per_replica=4, tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert pools.gpus_held(sharded) == 12.0
+    assert pools.gpus_held(STRONG) == 0.0
+    has.clear()
+    assert pools.gpus_held(sharded) == 0.0

@@ -85,3 +85,15 @@ def test_rows_still_due_are_on_the_record_and_paying_them_is_a_new_version(store
     again = store.writer(TABLE, "all", fingerprints=PRINTS).complete(owed=2)
     settled = store.writer(TABLE, "all", fingerprints=PRINTS).complete()
     assert (again.version, settled.version, settled.owed) == (1, 2, 0)
+
+
+def test_every_version_notes_its_own_and_a_writer_finds_the_last_ones(store: TableStore):
+    writer = store.writer(TABLE, "all", fingerprints=PRINTS)
+    assert writer.found_notes == {}
+    writer.append(frame("a"))
+    writer.commit_part({"took": 1})
+    resumed = store.writer(TABLE, "all", fingerprints=PRINTS)
+    assert resumed.found_notes == {"took": 1}
+    resumed.append(frame("b"))
+    resumed.commit_part()
+    assert store.writer(TABLE, "all", fingerprints=PRINTS).found_notes == {}

@@ -1,0 +1,145 @@
+"""Engine time is shared out without loss, records accumulate, and a kept token's cost is what was paid for it."""
+
+import math
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amr_pipeline.responses.cost import (
+    ALL_CATEGORIES,
+    Cost,
+    EngineTime,
+    add_up,
+    is_recorded,
+    kept_costs,
+    money,
+    noted_cost,
+    spending,
+    with_cost,
+)
+
+
+class Hand:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50), st.floats(0, 9), st.booleans()), min_size=1)
+
+
+@given(EVENTS)
+def test_shares_add_up_to_the_time_that_was_shared_out(events: list[tuple[str, int, float, bool]]):
+    clock = Hand()
+    engines = EngineTime(lambda: 2.0, clock)
+    engines.start()
+    ticked = 0.0
+    for partition, tokens, seconds, is_committed in events:
+        clock.now += seconds
+        ticked += engines.tick()
+        engines.wrote(partition, tokens)
+        if is_committed:
+            engines.cost(partition)
+    found = [engines.cost(name) for name in "abc"]
+    assert math.isclose(sum(cost.engine_seconds for cost in found), clock.now - 100, abs_tol=1e-6)
+    assert math.isclose(sum(cost.gpu_seconds for cost in found), ticked, abs_tol=1e-6)
+    assert sum(cost.response_tokens for cost in found) == sum(tokens for _, tokens, _, _ in events)
+    assert sum(cost.responses for cost in found) == len(events)
+
+
+def test_time_goes_by_tokens_and_starts_with_the_first_request():
+    clock = Hand()
+    engines = EngineTime(lambda: 4.0, clock)
+    clock.now += 1000  # loading
+    engines.start()
+    clock.now += 10
+    engines.start()
+    engines.wrote("a", 30)
+    engines.wrote("b", 9)
+    engines.wrote("b", 0)  # refused: counts as one token
+    assert engines.cost("a") == Cost(runs=1, responses=1, response_tokens=30, engine_seconds=7.5, gpu_seconds=30.0)
+    clock.now += 6
+    engines.wrote("b", 5)
+    assert engines.cost("b") == Cost(runs=1, responses=3, response_tokens=14, engine_seconds=8.5, gpu_seconds=34.0)
+    assert engines.cost("a").engine_seconds == 7.5, "what came later is not its own"
+    assert engines.cost("never") == Cost()
+
+
+def test_records_accumulate_by_fingerprint_and_keep_other_notes():
+    first = Cost(runs=1, responses=2, response_tokens=20, engine_seconds=3.0, gpu_seconds=6.0)
+    notes = with_cost({"other": 1}, "f", first)
+    notes = with_cost(notes, "f", first)
+    notes = with_cost(notes, "g", Cost(runs=1))
+    assert noted_cost(notes, "f") == Cost(runs=2, responses=4, response_tokens=40, engine_seconds=6.0, gpu_seconds=12.0)
+    assert noted_cost(notes, "g") == Cost(runs=1)
+    assert noted_cost({}, "f") == Cost()
+    assert notes["other"] == 1
+    assert noted_cost(notes, "f").tokens_per_gpu_second == 40 / 12
+    assert Cost(response_tokens=5, engine_seconds=1.0).tokens_per_gpu_second is None, "no GPU, no rate"
+
+
+def rows(*told: tuple[str, str, str, bool, int]) -> pl.DataFrame:
+    names = ("distiller_fingerprint", "category", "finish_reason", "is_expected", "response_tokens")
+    frame = pl.DataFrame(told, schema=names, orient="row")
+    return frame.with_columns(pl.lit("weak").alias("distiller"), pl.lit(2, dtype=pl.Int32).alias("prompt_tokens"))
+
+
+PARTITION = rows(
+    ("new", "math", "stop", True, 30),
+    ("new", "math", "length", True, 60),
+    ("new", "code", "error", True, 0),
+    ("new", "code", "stop", True, 9),
+    ("old", "math", "stop", False, 40),
+)
+
+
+def test_a_record_is_shared_out_over_the_rows_of_its_fingerprint():
+    spent = spending(PARTITION, {"new": Cost(responses=4, response_tokens=99, engine_seconds=50.0, gpu_seconds=100.0)})
+    by = {
+        (row["category"], row["finish_reason"], row["is_expected"]): (row["response_tokens"], row["gpu_seconds"])
+        for row in spent.iter_rows(named=True)
+    }
+    assert by == {
+        ("math", "stop", True): (30, 30.0),
+        ("math", "length", True): (60, 60.0),
+        ("code", "error", True): (0, 1.0),
+        ("code", "stop", True): (9, 9.0),
+        ("math", "stop", False): (40, 0.0),
+    }
+    assert not is_recorded(spent), "the old row has no record"
+    assert is_recorded(spent.filter(pl.col("is_expected")))
+    assert spent.get_column("prompt_tokens").sum() == 10
+    twice = add_up(pl.concat([spent, spent]))
+    assert twice.height == spent.height
+    assert twice.get_column("engine_seconds").sum() == 100.0
+
+
+def test_a_kept_token_bears_all_that_was_written_for_it():
+    whole = {"new": Cost(responses=4, engine_seconds=1.0, gpu_seconds=100.0)}
+    spent = spending(PARTITION.filter(pl.col("is_expected")), whole)
+    other = spent.with_columns(distiller=pl.lit("of no interest"))
+    subset = pl.DataFrame(
+        {"category": ["math"], "response_tokens": [30]}, schema_overrides={"response_tokens": pl.Int32}
+    )
+    code, math_, every = kept_costs("stage1", ("weak",), pl.concat([spent, other]), subset)
+    assert (math_.written, math_.kept, math_.written_per_kept) == (90, 30, 3.0)
+    assert (code.written, code.kept, code.written_per_kept, code.gpu_seconds_per_kept) == (9, 0, None, None)
+    assert (every.category, every.written, every.kept) == (ALL_CATEGORIES, 99, 30)
+    assert every.written_per_kept == 3.3
+    assert every.gpu_seconds_per_kept == 100 / 30
+    assert money(every.gpu_seconds, 36.0) == 1.0
+    assert money(every.gpu_seconds, None) is None
+
+
+def test_time_without_a_record_makes_no_cost_per_kept_token():
+    spent = spending(PARTITION, {"new": Cost(responses=4, gpu_seconds=100.0)})
+    subset = pl.DataFrame({"category": ["math"], "response_tokens": [30]})
+    every = kept_costs("stage1", ("weak",), spent, subset)[-1]
+    assert every.written == 139
+    assert every.gpu_seconds is None
+    assert every.gpu_seconds_per_kept is None
