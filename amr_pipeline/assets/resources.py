@@ -8,9 +8,11 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -23,6 +25,9 @@ from amr_pipeline.verdicts.verifier import CompareAnswers, RunPrograms
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.engine_pools import EnginePools
+    from amr_pipeline.engines.http_answers import HttpKey
+    from amr_pipeline.engines.http_engine import HttpEngine
+    from amr_pipeline.engines.http_limits import Budget
     from amr_pipeline.engines.mlflow_runs import MlflowRuns
     from amr_pipeline.engines.tables_on_disk import TableStore
 
@@ -43,6 +48,11 @@ class Deployment:
         engines_per_model: engines that share one model's work.
         regrade_cron: when the schedule `regrade` looks for owed verdicts.
         regrade_partitions: runs that one tick of it may request, so that a changed verifier does not flood the queue.
+        http_addresses: where distillers of engine `http` are asked, by row name. Keys are in no field: Dagster shows
+            what its resources hold (`http_key`).
+        http_in_flight: requests under way at each of them at a time.
+        http_requests_per_minute, http_tokens_per_minute: what each may be asked, by row name; no entry: no limit.
+        http_budget_tokens: tokens of prompts and responses that one process may pay for; None: no limit.
     """
 
     study: str
@@ -56,6 +66,11 @@ class Deployment:
     engines_per_model: int
     regrade_cron: str
     regrade_partitions: int
+    http_addresses: Mapping[str, str] = field(default_factory=dict)
+    http_in_flight: int = 64
+    http_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
+    http_tokens_per_minute: Mapping[str, int] = field(default_factory=dict)
+    http_budget_tokens: int | None = None
 
 
 def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
@@ -73,6 +88,10 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
     if len(cron.split()) != 5:
         raise ValueError(f"AMR_REGRADE_CRON is {cron!r}; wanted five fields, as in cron")
     endpoint = environ.get("AMR_S3_ENDPOINT")
+    addresses = _http_addresses(environ.get("AMR_HTTP_ENGINES", ""))
+    requests = environ.get("AMR_HTTP_REQUESTS_PER_MINUTE", "")
+    tokens = environ.get("AMR_HTTP_TOKENS_PER_MINUTE", "")
+    budget = environ.get("AMR_HTTP_BUDGET_TOKENS")
     return Deployment(
         study=environ.get("AMR_STUDY") or "micro",
         study_parameters={name: value for name, _, value in pairs},
@@ -85,7 +104,59 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         engines_per_model=_count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
         regrade_cron=cron,
         regrade_partitions=_count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
+        http_addresses=addresses,
+        http_in_flight=_count("AMR_HTTP_IN_FLIGHT", environ.get("AMR_HTTP_IN_FLIGHT"), 64),
+        http_requests_per_minute=_http_counts("AMR_HTTP_REQUESTS_PER_MINUTE", requests, addresses),
+        http_tokens_per_minute=_http_counts("AMR_HTTP_TOKENS_PER_MINUTE", tokens, addresses),
+        http_budget_tokens=_count("AMR_HTTP_BUDGET_TOKENS", budget, 1) if budget else None,
     )
+
+
+def _http_addresses(text: str) -> dict[str, str]:
+    """Address by row name. Messages repeat none, since it may hold a password where it should not."""
+    found: dict[str, str] = {}
+    for place, item in enumerate(filter(None, text.split(",")), start=1):
+        name, _, address = (part.strip() for part in item.partition("="))
+        wanted = "wanted name=http(s)://host:port/v1,... without user, password, query or fragment"
+        try:
+            url = urlsplit(address)
+            is_plain = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            raise ValueError(f"AMR_HTTP_ENGINES: entry {place} is no address; {wanted}") from None
+        if not name or not is_plain or set("@?# \t\n") & set(address):
+            raise ValueError(f"AMR_HTTP_ENGINES: entry {place} is no address; {wanted}")
+        if _key_variable(name) in map(_key_variable, found):
+            raise ValueError(f"AMR_HTTP_ENGINES: two entries would share {_key_variable(name)}; wanted one of each")
+        found[name] = address
+    return found
+
+
+def _http_counts(name: str, text: str, addresses: Mapping[str, str]) -> dict[str, int]:
+    """Whole numbers by row name, each of an engine that has an address."""
+    pairs = [item.partition("=") for item in text.split(",") if item]
+    found = {row.strip(): _count(name, count.strip() or "nothing", 1) for row, _, count in pairs}
+    if strangers := sorted(found.keys() - addresses.keys()):
+        raise ValueError(f"{name} names {strangers}, which AMR_HTTP_ENGINES does not; wanted name=number,name=number")
+    return found
+
+
+def _key_variable(name: str) -> str:
+    """The variable with the key of a distiller's server: `r1-7b` has `AMR_HTTP_KEY_R1_7B`."""
+    return "AMR_HTTP_KEY_" + "".join(letter.upper() if letter.isalnum() else "_" for letter in name)
+
+
+def http_key(name: str, environ: Mapping[str, str] = os.environ) -> "HttpKey | None":
+    """The key of a distiller's server, read when it is needed and kept in no resource; None: it wants none.
+
+    Raises:
+        ValueError: it holds what no header can; the message does not repeat it.
+    """
+    from amr_pipeline.engines.http_answers import HttpKey
+
+    text = environ.get(_key_variable(name), "").strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"{_key_variable(name)} holds characters that no key can; wanted printable ASCII")
+    return HttpKey(text) if text else None
 
 
 def _count(name: str, given: str | None, default: int) -> int:
@@ -114,6 +185,11 @@ class Platform(dg.ConfigurableResource):
     mlflow_uri: str
     max_engines: int = 2
     engines_per_model: int = 1
+    http_addresses: dict[str, str] = {}
+    http_in_flight: int = 64
+    http_requests_per_minute: dict[str, int] = {}
+    http_tokens_per_minute: dict[str, int] = {}
+    http_budget_tokens: int | None = None
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Platform":
@@ -126,6 +202,11 @@ class Platform(dg.ConfigurableResource):
             mlflow_uri=deployment.mlflow_uri,
             max_engines=deployment.max_engines,
             engines_per_model=deployment.engines_per_model,
+            http_addresses=dict(deployment.http_addresses),
+            http_in_flight=deployment.http_in_flight,
+            http_requests_per_minute=dict(deployment.http_requests_per_minute),
+            http_tokens_per_minute=dict(deployment.http_tokens_per_minute),
+            http_budget_tokens=deployment.http_budget_tokens,
         )
 
     def tables(self) -> "TableStore":
@@ -139,12 +220,34 @@ class Platform(dg.ConfigurableResource):
         return _open_engines(self)
 
     def generate(self, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
-        """Responses of a distiller: written by its engine, or looked up where they exist already."""
+        """Responses of a distiller: written by its engine, asked of its server, or looked up where they exist already.
+
+        Raises:
+            ValueError: the deployment does not say where its server is; nothing was asked.
+        """
         if row.engine == "imported":
             from amr_pipeline.engines.imported_responses import imported_responses
 
             return imported_responses(row, requests)
+        if row.engine == "http":
+            return self.http_engine(row.name).responses(row, http_key(row.name), requests)
         return self.pools().generate(row, requests)
+
+    def http_engine(self, name: str) -> "HttpEngine":
+        """The server of a distiller; its pace and the budget last as long as this process.
+
+        Raises:
+            ValueError: the deployment does not say where it is.
+        """
+        address = self.http_addresses.get(name)
+        if address is None:
+            raise ValueError(
+                f"distiller {name!r} is asked over HTTP and nothing says where; set AMR_HTTP_ENGINES={name}=ADDRESS "
+                f"(up to and including /v1), and {_key_variable(name)} where its server wants a key"
+            )
+        requests, tokens = self.http_requests_per_minute.get(name), self.http_tokens_per_minute.get(name)
+        with _opening:
+            return _http_engine(name, address, self.http_in_flight, requests, tokens, self.http_budget_tokens)
 
     def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
         """Rows of a hub data set."""
@@ -216,6 +319,26 @@ def _open_engines(platform: Platform) -> "EnginePools":
                 num_replicas=platform.engines_per_model,
             )
         return _engines[key]
+
+
+@cache
+def _http_engine(
+    name: str, address: str, in_flight: int, requests: int | None, tokens: int | None, budget: int | None
+) -> "HttpEngine":
+    from amr_pipeline.engines.http_engine import HttpEngine
+    from amr_pipeline.engines.http_limits import Pace
+
+    return HttpEngine(
+        name=name, address=address, in_flight=in_flight, pace=Pace(requests, tokens), budget=_http_budget(budget)
+    )
+
+
+@cache
+def _http_budget(tokens: int | None) -> "Budget":
+    """What all HTTP engines of this process may spend together."""
+    from amr_pipeline.engines.http_limits import Budget
+
+    return Budget(tokens)
 
 
 def close_engines() -> None:
