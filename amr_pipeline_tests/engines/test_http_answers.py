@@ -183,7 +183,7 @@ ECHOES = [
     chat("x", reasoning=CANARY),
     Reply(body=json.dumps({**json.loads(chat("x").body), "model": CANARY}).encode()),
     Reply(body=chat("x").body.replace(b'"x"', json.dumps("".join(f"\\u{ord(one):04x}" for one in CANARY)).replace("\\\\", "\\").encode())),
-    *(error(status, f"{'x' * (LONGEST_EXCERPT - 10)} wrong key {CANARY}") for status in (400, 401, 404, 429, 500, 302)),
+    *(error(status, f"{'x' * (LONGEST_EXCERPT - 24)} wrong key {CANARY}") for status in (400, 401, 404, 429, 500, 302)),
 ]  # fmt: skip
 
 
