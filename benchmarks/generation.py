@@ -164,51 +164,53 @@ def measure(ways: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, d
     }
 
 
+def start_bare(settings: EngineSettings, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """VLLM alone in a process of its own, ready for work (`bare`)."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", BARE, json.dumps(asdict(settings))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "ready":
+        assert process.poll() is None, "bare vLLM did not start"
+    return process
+
+
+def compared(settings: EngineSettings, environment: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Every contestant's figures, by workload."""
+    pool, process = Pool(settings, environment, VllmEngine), start_bare(settings, environment)
+    pool.open()
+    equal = requests([EQUAL_TOKENS] * EQUAL_REQUESTS)
+    lengths = [LONG_TOKENS if place == PER_SHARD // 2 else MEDIAN_TOKENS for place in range(PER_SHARD)]
+    shards = [requests(lengths, start=shard * PER_SHARD) for shard in range(SHARDS)]
+    through(pool, [equal[:64]])
+    bare(process, equal[:64])
+    same = {
+        "pool": lambda: through(pool, [equal]),
+        "vllm.LLM.generate": lambda: bare(process, equal),
+        "Ray Data": lambda: ray_data(settings.model, settings, environment, equal),
+    }
+    tailed = {
+        "pool, streamed": lambda: through(pool, [[work for shard in shards for work in shard]]),
+        "pool, a barrier after each shard": lambda: through(pool, shards),
+    }
+    figures = {"equal lengths": measure(same, rounds), "heavy tail": measure(tailed, rounds)}
+    process.communicate()
+    pool.close()
+    return figures
+
+
 def main(rounds: int = ROUNDS) -> None:
     """Print the figures, the last line as one JSON object."""
     with tempfile.TemporaryDirectory() as scratch:
         model = random_model(Path(scratch, "model"))
         settings = EngineSettings(model=model, revision=None, max_model_len=CONTEXT, dtype="auto")
         pools = EnginePools(ray_address=None, cache=Path(scratch, "cache"), max_engines=1)
-        environment = pools._environment(settings)
         ensure_ray()
-        pool = Pool(settings, environment, VllmEngine)
-        pool.open()
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", BARE, json.dumps(asdict(settings))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        assert process.stdout is not None
-        while process.stdout.readline().strip() != "ready":
-            assert process.poll() is None, "bare vLLM did not start"
-        equal = requests([EQUAL_TOKENS] * EQUAL_REQUESTS)
-        lengths = [LONG_TOKENS if place == PER_SHARD // 2 else MEDIAN_TOKENS for place in range(PER_SHARD)]
-        shards = [requests(lengths, start=shard * PER_SHARD) for shard in range(SHARDS)]
-        through(pool, [equal[:64]])
-        bare(process, equal[:64])
-        figures = {
-            "equal lengths": measure(
-                {
-                    "pool": lambda: through(pool, [equal]),
-                    "vllm.LLM.generate": lambda: bare(process, equal),
-                    "Ray Data": lambda: ray_data(model, settings, environment, equal),
-                },
-                rounds,
-            ),
-            "heavy tail": measure(
-                {
-                    "pool, streamed": lambda: through(pool, [[work for shard in shards for work in shard]]),
-                    "pool, a barrier after each shard": lambda: through(pool, shards),
-                },
-                rounds,
-            ),
-        }
-        process.stdin.close()  # type: ignore[union-attr]
-        process.wait()
-        pool.close()
+        figures = compared(settings, pools._environment(settings), rounds)
         pools.close()
     same, tail = figures["equal lengths"], figures["heavy tail"]
     ratios = {
@@ -217,17 +219,8 @@ def main(rounds: int = ROUNDS) -> None:
         "streamed over barrier": _ratio(tail, "pool, streamed", "pool, a barrier after each shard"),
     }
     print(json.dumps(figures, indent=1))
-    print(
-        json.dumps(
-            {
-                "benchmark": "generation",
-                **figures,
-                "ratios": ratios,
-                "rounds": rounds,
-                **measured_on("vllm", "ray", "torch"),
-            }
-        )
-    )
+    measured = {"benchmark": "generation", **figures, "ratios": ratios, "rounds": rounds}
+    print(json.dumps({**measured, **measured_on("vllm", "ray", "torch")}))
 
 
 def _ratio(found: dict[str, dict[str, Any]], one: str, other: str) -> float:

@@ -5,16 +5,17 @@ Engines are kept per process: runs that share a process (the demo, a test) share
 """
 
 import atexit
-import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from amr_pipeline.assets import variables
 from amr_pipeline.queries.decontamination import Embed
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
@@ -25,6 +26,9 @@ from amr_pipeline.verdicts.verifier import CompareAnswers, RunPrograms
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.engine_pools import EnginePools
+    from amr_pipeline.engines.http_answers import HttpKey
+    from amr_pipeline.engines.http_engine import HttpEngine
+    from amr_pipeline.engines.http_limits import HttpBudget
     from amr_pipeline.engines.mlflow_runs import MlflowRuns
     from amr_pipeline.engines.tables_on_disk import TableStore
 
@@ -48,6 +52,11 @@ class Deployment:
         price_per_gpu_hour: what a GPU costs an hour, in whatever money; None where nobody said.
         tokens_per_gpu_second: rates to forecast with where none is measured, by distiller; "" stands for all others.
         budget_tokens, budget_money: what one run of `responses` may spend; None for no limit.
+        http_addresses: where distillers of engine `http` are asked, by row name. Keys are in no field: Dagster shows
+            what its resources hold (`http_key`).
+        http_in_flight: requests under way at each of them at a time.
+        http_requests_per_minute, http_tokens_per_minute: what each may be asked, by row name; no entry: no limit.
+        http_budget_tokens: tokens of prompts and responses that one process may pay for; None: no limit.
     """
 
     study: str
@@ -65,6 +74,11 @@ class Deployment:
     tokens_per_gpu_second: Mapping[str, float] = field(default_factory=dict)
     budget_tokens: int | None = None
     budget_money: float | None = None
+    http_addresses: Mapping[str, str] = field(default_factory=dict)
+    http_in_flight: int = 64
+    http_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
+    http_tokens_per_minute: Mapping[str, int] = field(default_factory=dict)
+    http_budget_tokens: int | None = None
 
 
 def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
@@ -83,8 +97,8 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         raise ValueError(f"AMR_REGRADE_CRON is {cron!r}; wanted five fields, as in cron")
     endpoint = environ.get("AMR_S3_ENDPOINT")
     budget = environ.get("AMR_BUDGET_TOKENS")
-    price = _amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
-    money = _amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
+    price = variables.amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
+    money = variables.amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
     if money is not None and price is None:
         raise ValueError("AMR_BUDGET_MONEY is set without AMR_PRICE_PER_GPU_HOUR; wanted both, or a budget in tokens")
     return Deployment(
@@ -95,47 +109,45 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         storage_options={"endpoint_url": endpoint} if endpoint else {},
         ray_address=environ.get("AMR_RAY_ADDRESS") or None,
         mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
-        max_engines=_count("AMR_MAX_ENGINES", environ.get("AMR_MAX_ENGINES"), 2),
-        engines_per_model=_count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
+        max_engines=variables.count("AMR_MAX_ENGINES", environ.get("AMR_MAX_ENGINES"), 2),
+        engines_per_model=variables.count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
         regrade_cron=cron,
-        regrade_partitions=_count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
+        regrade_partitions=variables.count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
         price_per_gpu_hour=price,
-        tokens_per_gpu_second=_rates(environ.get("AMR_TOKENS_PER_GPU_SECOND") or ""),
-        budget_tokens=_count("AMR_BUDGET_TOKENS", budget, 1) if budget else None,
+        tokens_per_gpu_second=variables.rates_by_name(environ.get("AMR_TOKENS_PER_GPU_SECOND") or ""),
+        budget_tokens=variables.count("AMR_BUDGET_TOKENS", budget, 1) if budget else None,
         budget_money=money,
+        **_http_settings(environ),
     )
 
 
-def _count(name: str, given: str | None, default: int) -> int:
-    text = given or str(default)
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{name} is {text!r}; wanted a whole number from 1")
-    return int(text)
+def _http_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a deployment that say where and how distillers are asked over HTTP."""
+    addresses = variables.http_addresses(environ.get("AMR_HTTP_ENGINES", ""))
+    requests = environ.get("AMR_HTTP_REQUESTS_PER_MINUTE", "")
+    tokens = environ.get("AMR_HTTP_TOKENS_PER_MINUTE", "")
+    budget = environ.get("AMR_HTTP_BUDGET_TOKENS")
+    return {
+        "http_addresses": addresses,
+        "http_in_flight": variables.count("AMR_HTTP_IN_FLIGHT", environ.get("AMR_HTTP_IN_FLIGHT"), 64),
+        "http_budget_tokens": variables.count("AMR_HTTP_BUDGET_TOKENS", budget, 1) if budget else None,
+        "http_requests_per_minute": variables.counts_by_name("AMR_HTTP_REQUESTS_PER_MINUTE", requests, addresses),
+        "http_tokens_per_minute": variables.counts_by_name("AMR_HTTP_TOKENS_PER_MINUTE", tokens, addresses),
+    }
 
 
-def _amount(name: str, given: str | None) -> float | None:
-    """A positive number, or None for nothing."""
-    if not given:
-        return None
-    try:
-        amount = float(given)
-    except ValueError:
-        amount = 0.0
-    if not 0 < amount < math.inf:
-        raise ValueError(f"{name} is {given!r}; wanted a number above 0")
-    return amount
+def http_key(name: str, environ: Mapping[str, str] = os.environ) -> "HttpKey | None":
+    """The key of a distiller's server, read when it is needed and kept in no resource; None: it wants none.
 
+    Raises:
+        ValueError: it holds what no header can; the message does not repeat it.
+    """
+    from amr_pipeline.engines.http_answers import HttpKey
 
-def _rates(given: str) -> dict[str, float]:
-    """`2500,r1=180` as rates by name; the one without a name is for all others."""
-    rates: dict[str, float] = {}
-    for item in filter(None, given.split(",")):
-        name, _, number = item.rpartition("=")
-        rate = _amount("AMR_TOKENS_PER_GPU_SECOND", number)
-        if rate is None:
-            raise ValueError(f"AMR_TOKENS_PER_GPU_SECOND is {given!r}; wanted rate,name=rate,name=rate")
-        rates[name] = rate
-    return rates
+    text = environ.get(variables.key_variable(name), "").strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"{variables.key_variable(name)} holds characters that no key can; wanted printable ASCII")
+    return HttpKey(text) if text else None
 
 
 def study_of(deployment: Deployment) -> Study:
@@ -161,6 +173,11 @@ class Platform(dg.ConfigurableResource):
     tokens_per_gpu_second: dict[str, float] = {}
     budget_tokens: int | None = None
     budget_money: float | None = None
+    http_addresses: dict[str, str] = {}
+    http_in_flight: int = 64
+    http_requests_per_minute: dict[str, int] = {}
+    http_tokens_per_minute: dict[str, int] = {}
+    http_budget_tokens: int | None = None
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Platform":
@@ -177,6 +194,11 @@ class Platform(dg.ConfigurableResource):
             tokens_per_gpu_second=dict(deployment.tokens_per_gpu_second),
             budget_tokens=deployment.budget_tokens,
             budget_money=deployment.budget_money,
+            http_addresses=dict(deployment.http_addresses),
+            http_in_flight=deployment.http_in_flight,
+            http_requests_per_minute=dict(deployment.http_requests_per_minute),
+            http_tokens_per_minute=dict(deployment.http_tokens_per_minute),
+            http_budget_tokens=deployment.http_budget_tokens,
         )
 
     def tables(self) -> "TableStore":
@@ -190,11 +212,17 @@ class Platform(dg.ConfigurableResource):
         return _open_engines(self)
 
     def generate(self, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
-        """Responses of a distiller: written by its engine, or looked up where they exist already."""
+        """Responses of a distiller: written by its engine, asked of its server, or looked up where they exist already.
+
+        Raises:
+            ValueError: the deployment does not say where its server is; nothing was asked.
+        """
         if row.engine == "imported":
             from amr_pipeline.engines.imported_responses import imported_responses
 
             return imported_responses(row, requests)
+        if row.engine == "http":
+            return self.http_engine(row.name).responses(row, http_key(row.name), requests)
         return self.pools().generate(row, requests)
 
     def gpus_held(self, row: Distiller) -> float:
@@ -204,6 +232,22 @@ class Platform(dg.ConfigurableResource):
     def budget(self) -> Budget:
         """What a run that begins now may spend on responses."""
         return Budget(tokens=self.budget_tokens, money=self.budget_money, price_per_gpu_hour=self.price_per_gpu_hour)
+
+    def http_engine(self, name: str) -> "HttpEngine":
+        """The server of a distiller; its pace and the budget last as long as this process.
+
+        Raises:
+            ValueError: the deployment does not say where it is.
+        """
+        address = self.http_addresses.get(name)
+        if address is None:
+            raise ValueError(
+                f"distiller {name!r} is asked over HTTP and nothing says where; set AMR_HTTP_ENGINES={name}=ADDRESS "
+                f"(up to and including /v1), and {variables.key_variable(name)} where its server wants a key"
+            )
+        requests, tokens = self.http_requests_per_minute.get(name), self.http_tokens_per_minute.get(name)
+        with _opening:
+            return _http_engine(name, address, self.http_in_flight, requests, tokens, self.http_budget_tokens)
 
     def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
         """Rows of a hub data set."""
@@ -275,6 +319,26 @@ def _open_engines(platform: Platform) -> "EnginePools":
                 num_replicas=platform.engines_per_model,
             )
         return _engines[key]
+
+
+@cache
+def _http_engine(
+    name: str, address: str, in_flight: int, requests: int | None, tokens: int | None, budget: int | None
+) -> "HttpEngine":
+    from amr_pipeline.engines.http_engine import HttpEngine
+    from amr_pipeline.engines.http_limits import Pace
+
+    return HttpEngine(
+        name=name, address=address, in_flight=in_flight, pace=Pace(requests, tokens), budget=_http_budget(budget)
+    )
+
+
+@cache
+def _http_budget(tokens: int | None) -> "HttpBudget":
+    """What all HTTP engines of this process may spend together."""
+    from amr_pipeline.engines.http_limits import HttpBudget
+
+    return HttpBudget(tokens)
 
 
 def close_engines() -> None:

@@ -79,8 +79,7 @@ def texts_of(study: Study, store: "TableStore", rows: pl.DataFrame) -> pl.DataFr
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
     """The response assets of a study."""
     of_shard = dg.MultiToSingleDimensionPartitionMapping("shard")
-    pools = {"imported": "tables"}
-    engine_pool = "engines" if any(row.engine != "imported" for row in study.distillers) else pools["imported"]
+    has_scorer = study.quality_rules.perplexity_scorer is not None
 
     @dg.asset(
         partitions_def=partitions.responses,
@@ -93,7 +92,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         ],
         group_name="responses",
         kinds={"vllm", "ray"},
-        pool=engine_pool,
+        pool=pool_of(study),
     )
     def responses(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         """What each distiller wrote for each query in each pass; only what is owed is generated."""
@@ -118,7 +117,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         check_specs=[dictionary_check("response_quality")],
         group_name="responses",
         kinds={"vllm", "ray"},
-        pool=engine_pool,
+        pool="engines" if has_scorer else "tables",
     )
     def response_quality(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         """Perplexity, frequent n-grams and structure of every response, and the first rule it breaks."""
@@ -126,6 +125,17 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         return done.result(metadata={"quality": dg.MetadataValue.md(counts_plot(done.counts))})
 
     return [responses, frequent_ngrams, response_quality]
+
+
+def pool_of(study: Study) -> str:
+    """The pool whose turn a run on `responses` waits for: the scarcest thing that one of the distillers needs.
+
+    Pace and budget of HTTP engines are kept by one process, so their runs take turns as well, but beside the models'.
+    """
+    engines = {row.engine for row in study.distillers}
+    if engines & {"vllm", "transformers"}:
+        return "engines"
+    return "http" if "http" in engines else "tables"
 
 
 class Distilling:
@@ -144,15 +154,10 @@ class Distilling:
 
     def result(self) -> dg.MaterializeResult:
         """Fill every partition of the run, then say what was owed, generated and found."""
-        by_distiller: dict[str, list[str]] = {}
-        for key in partitions_of_run(self._context):
-            by_distiller.setdefault(distiller_and_shard(key)[0], []).append(key)
         done, owed, generated = Publication(table=tables.RESPONSES), 0, 0
-        with ThreadPoolExecutor(max_workers=self._platform.max_engines) as side_by_side:
-            for finished in [side_by_side.submit(self._fill, name, keys) for name, keys in by_distiller.items()]:
-                filled = finished.result()
-                done.add(filled.done)
-                owed, generated = owed + filled.owed, generated + filled.generated
+        for filled in self._filled():
+            done.add(filled.done)
+            owed, generated = owed + filled.owed, generated + filled.generated
         is_stopped = self._budget.is_spent and owed > generated
         if is_stopped:
             left = owed - generated
@@ -182,8 +187,30 @@ class Distilling:
             ),
         )
 
+    def _filled(self) -> "Iterator[Filled]":
+        """What was done for each distiller of the run; distillers are filled side by side."""
+        by_distiller: dict[str, list[str]] = {}
+        for key in partitions_of_run(self._context):
+            by_distiller.setdefault(distiller_and_shard(key)[0], []).append(key)
+        elsewhere = {name for name in by_distiller if self._study.distiller(name).engine == "http"}
+        with (
+            ThreadPoolExecutor(max_workers=self._platform.max_engines) as here,
+            ThreadPoolExecutor(max_workers=max(1, len(elsewhere))) as asked,  # takes no model's place in memory
+        ):
+            running = [
+                (asked if name in elsewhere else here).submit(self._fill, name, keys)
+                for name, keys in by_distiller.items()
+            ]
+            yield from (finished.result() for finished in running)
+
     def _fill(self, name: str, keys: list[str]) -> "Filled":
-        """All partitions of one distiller: requests of all of them flow through its pool without a barrier."""
+        """All partitions of one distiller: requests of all of them flow through its pool without a barrier.
+
+        Raises:
+            HttpEngineError: its server or its budget ended the run; the message ends with what stays owed.
+        """
+        from amr_pipeline.engines.http_limits import HttpEngineError
+
         filled, row = Filled(), self._study.distiller(name)
         # What exists already is looked up and costs nothing.
         budget = Budget() if row.engine == "imported" else self._budget
@@ -199,12 +226,16 @@ class Distilling:
         if ledger.is_empty:
             return filled
         progress = Progress(total=ledger.estimate, what=f"responses of {name}", say=progress_log.info)
-        with ledger:
-            # No engine is started to be told that nothing is asked.
-            for answer in () if budget.is_spent else self._platform.generate(row, ledger.requests(progress)):
-                ledger.take(answer)
-                progress.add(1, answer.response_tokens)
-            ledger.finish()
+        try:
+            with ledger:
+                # No engine is started to be told that nothing is asked.
+                for answer in () if budget.is_spent else self._platform.generate(row, ledger.requests(progress)):
+                    ledger.take(answer)
+                    progress.add(1, answer.response_tokens)
+                ledger.finish()
+        except HttpEngineError as error:
+            owed = ledger.estimate - ledger.num_taken
+            raise type(error)(f"{error}; {ledger.num_taken:,} responses came, {owed:,} stay owed") from None
         filled.owed, filled.generated = ledger.num_owed, ledger.num_taken
         return filled
 

@@ -91,6 +91,20 @@ def _about_distillers(rows: "tuple[Distiller, ...]") -> Iterator[str]:
             yield f"distiller {row.name!r} has num_passes {row.num_passes}; wanted at least 1"
         if row.engine == "imported" and (row.reads is None or row.responses_at is None):
             yield f"distiller {row.name!r} is imported and needs reads= and responses_at="
+        if row.engine == "http":
+            yield from _about_http(row)
+
+
+def _about_http(row: "Distiller") -> Iterator[str]:
+    where = f"distiller {row.name!r} is asked over HTTP"
+    if row.model.startswith("package:"):
+        yield f"{where}, where nobody knows {row.model!r}; name the model as its server does"
+    if row.sampling.max_tokens >= row.max_model_len:
+        # Nothing here counts a prompt's tokens, so nothing can lower max_tokens to what a long one leaves.
+        yield (
+            f"{where} and has max_tokens {row.sampling.max_tokens} of a context of {row.max_model_len}, which leaves "
+            "no room for a prompt; servers refuse that"
+        )
 
 
 def _about_heads(row: "ConversationVerifier") -> Iterator[str]:

@@ -24,7 +24,7 @@ class DistillerPlan:
         expected: responses that should exist, `num_queries` x passes.
         owed: those that do not exist yet.
         tokens: tokens that writing them takes; None where the row has no `mean_response_tokens`, 0 for imported ones.
-        gpus_per_replica: GPUs one copy of it occupies.
+        gpus_per_replica: GPUs one copy of it occupies here; 0 where it is asked over HTTP.
     """
 
     distiller: str
@@ -171,7 +171,7 @@ def _owed_by(row: Distiller, num_queries: int | Mapping[Category, int], present:
         expected=expected,
         owed=owed,
         tokens=0.0 if row.engine == "imported" else tokens,
-        gpus_per_replica=row.gpus_per_replica,
+        gpus_per_replica=0 if row.engine == "http" else row.gpus_per_replica,
     )
 
 

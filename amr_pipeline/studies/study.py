@@ -237,7 +237,8 @@ class Distiller:
         model: hub id, or a folder relative to the study's package (`package:micro_weights/weak`).
         revision: commit of a hub model or `sha256:` digest of a folder (`fingerprint.files_digest`); pinned.
         num_passes: independent responses per query (DeepDistill 2.3: 4).
-        engine: "vllm", "transformers", or "imported" for responses that exist already (`reads`, `responses_at`).
+        engine: "vllm", "transformers", "http" for a server that knows `model` by that name (its address and key are
+            deployment), or "imported" for responses that exist already (`reads`, `responses_at`).
         categories: the categories it answers; empty means all.
     """
 
@@ -247,7 +248,7 @@ class Distiller:
     num_passes: int
     sampling: Sampling
     max_model_len: int
-    engine: Literal["vllm", "transformers", "imported"] = "vllm"
+    engine: Literal["vllm", "transformers", "http", "imported"] = "vllm"
     system_prompt: str | None = None
     prompt_suffixes: tuple[PromptSuffix, ...] = ()
     categories: tuple[Category, ...] = ()

@@ -102,12 +102,12 @@ class ImportedWorld:
         assert before in text
         self.file.write_text(text.replace(before, after))
 
-    def session(self) -> "Opened":
-        return Opened(self)
+    def session(self, variables: Mapping[str, str] | None = None) -> "Opened":
+        return Opened(self, variables or {})
 
-    def materialize(self, **walk: object) -> dict[str, int]:
+    def materialize(self, variables: Mapping[str, str] | None = None, **walk: object) -> dict[str, int]:
         """Walk over what is owed; partitions run, by asset."""
-        with self.session() as session:
+        with self.session(variables) as session:
             walked = session.materialize_owed(say=lambda _: None, **walk)  # type: ignore[arg-type]
         return {turn.asset: turn.partitions for turn in walked if turn.partitions}
 
@@ -118,8 +118,8 @@ class ImportedWorld:
 class Opened:
     """A session on the world's home, with a Dagster instance of its own that is gone afterwards."""
 
-    def __init__(self, world: ImportedWorld) -> None:
-        deployment = deployment_from_environment({"AMR_HOME": str(world.folder / "home")})
+    def __init__(self, world: ImportedWorld, variables: Mapping[str, str]) -> None:
+        deployment = deployment_from_environment({"AMR_HOME": str(world.folder / "home"), **variables})
         self._opening = Session.open(deployment, world.study, instance=False)
         self._instance = dg.DagsterInstance.ephemeral()
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from amr_pipeline.assets.resources import Platform, deployment_from_environment, study_of
+from amr_pipeline.assets.resources import Platform, deployment_from_environment, http_key, study_of
 from amr_pipeline.studies.study import StudyError
 
 
@@ -60,3 +60,80 @@ def test_prices_rates_and_budgets_are_read_and_reach_the_platform():
     assert (budget.tokens, budget.money) == (1_000_000, 40.0)
     budget.spend(gpu_seconds=3600)
     assert budget.spent_money == 2.5
+
+
+CANARY = "sk-canary-0123456789"
+FAR = {"AMR_HTTP_ENGINES": "r1-7b=https://api.example/v1, own=http://10.0.0.7:8000/v1"}
+
+
+def test_servers_of_distillers_are_named_with_their_limits():
+    found = deployment_from_environment(
+        {
+            **FAR,
+            "AMR_HTTP_REQUESTS_PER_MINUTE": "r1-7b=60",
+            "AMR_HTTP_TOKENS_PER_MINUTE": "r1-7b=90000,own=7",
+            "AMR_HTTP_IN_FLIGHT": "9",
+            "AMR_HTTP_BUDGET_TOKENS": "123456",
+        }
+    )
+    assert found.http_addresses == {"r1-7b": "https://api.example/v1", "own": "http://10.0.0.7:8000/v1"}
+    engine = Platform.of(found).http_engine("r1-7b")
+    assert (engine.url, engine.host, engine.in_flight) == (
+        "https://api.example/v1/chat/completions",
+        "api.example",
+        9,
+    )
+    assert Platform.of(found).http_engine("r1-7b") is engine, "its pace outlasts a run"
+    assert Platform.of(found).http_engine("own").budget is engine.budget, "one budget for all"
+    engine.pace.take(1)
+    assert 0.9 < engine.pace.seconds_to_wait() <= 1.0
+    assert deployment_from_environment({}).http_budget_tokens is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["x", "a=", "a=ftp://h/v1", "a=h:8000", "=http://h/v1", f"a=http://u:{CANARY}@h/v1", f"a=https://h/v1?key={CANARY}",
+     f"a=https://h/v1#{CANARY}", f"a=http://[{CANARY}/v1", f"a=http://h:{CANARY}/v1", "a=http://h:0/v1", "a=http:///v1",
+     f"a={CANARY}", CANARY, "a-b=http://h/v1,a.b=http://i/v1"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_and_not_repeated(address: str):
+    with pytest.raises(ValueError, match=r"AMR_HTTP_ENGINES: .*wanted") as caught:
+        deployment_from_environment({"AMR_HTTP_ENGINES": address})
+    assert CANARY not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["AMR_HTTP_REQUESTS_PER_MINUTE", "AMR_HTTP_TOKENS_PER_MINUTE"])
+@pytest.mark.parametrize("text", ["60", "own", "own=0", "own=-1", "own=many", "stranger=60"])
+def test_a_limit_that_is_none_or_of_nobody_is_refused(name: str, text: str):
+    with pytest.raises(ValueError, match=f"{name} .*wanted"):
+        deployment_from_environment({**FAR, name: text})
+
+
+@pytest.mark.parametrize("name", ["AMR_HTTP_IN_FLIGHT", "AMR_HTTP_BUDGET_TOKENS"])
+def test_a_number_that_is_none_is_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is '1e6'; wanted"):
+        deployment_from_environment({name: "1e6"})
+
+
+def test_keys_are_read_by_name_and_held_by_nothing():
+    environ = {**FAR, "AMR_HTTP_KEY_R1_7B": f" {CANARY}\n"}
+    key = http_key("r1-7b", environ)
+    assert key is not None
+    assert key.text == CANARY
+    assert http_key("own", environ) is None, "one server's key is never sent to another"
+    deployment = deployment_from_environment(environ)
+    platform = Platform.of(deployment)
+    assert CANARY not in f"{key!r} {deployment!r} {platform!r} {platform.model_dump_json()}"
+
+
+@pytest.mark.parametrize("text", [f"{CANARY}\r\nX: y", f"{CANARY}\u00fc", f"{CANARY}\0"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(text: str):
+    with pytest.raises(ValueError, match="AMR_HTTP_KEY_OWN holds characters that no key can") as caught:
+        http_key("own", {"AMR_HTTP_KEY_OWN": text})
+    assert CANARY not in str(caught.value)
+
+
+def test_a_server_that_nothing_names_is_refused_before_anything_is_asked():
+    with pytest.raises(ValueError, match=r"set AMR_HTTP_ENGINES=far-1=ADDRESS .* AMR_HTTP_KEY_FAR_1 where"):
+        Platform.of(deployment_from_environment(FAR)).http_engine("far-1")

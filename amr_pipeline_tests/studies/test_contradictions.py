@@ -47,6 +47,8 @@ CONTRADICTIONS = [
     ({"distillers": (WEAK, replace(WEAK, name="strong"))}, "equal fingerprints"),
     ({"distillers": (replace(WEAK, num_passes=0), STRONG)}, "distiller 'weak' has num_passes 0"),
     ({"distillers": (replace(WEAK, engine="imported"), STRONG)}, "needs reads= and responses_at="),
+    ({"distillers": (replace(WEAK, engine="http", model="package:x"), STRONG)}, "name the model as its server does"),
+    ({"distillers": (replace(WEAK, engine="http", max_model_len=100), STRONG)}, "leaves no room for a prompt"),
     ({"selection_recipes": (replace(RECIPE, distillers=("absent",)),)}, "names distiller 'absent'"),
     ({"selection_recipes": (replace(RECIPE, rules=(RULE, RULE)),)}, "two rules for one category"),
     (selecting(lowest_score=1.0), "lowest_score 1.0 is outside the category's range"),

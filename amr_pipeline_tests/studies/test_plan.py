@@ -49,6 +49,12 @@ def test_imported_responses_cost_no_tokens():
     assert found.unknown_lengths == ()
 
 
+def test_a_distiller_behind_a_server_takes_no_gpu_and_its_tokens_count():
+    far = replace(STRONG, engine="http")
+    found = plan(small_study(distillers=(WEAK, far)), 10).distillers[1]
+    assert (found.gpus_per_replica, found.tokens) == (0, 10 * 4 * 50)
+
+
 @pytest.mark.parametrize(
     ("num_queries", "present", "message"),
     [

@@ -47,6 +47,7 @@ def test_shards_are_two_hex_digits_in_order(num_shards, last):
         {"sampling": Sampling(temperature=0.7, top_p=0.95, max_tokens=100)},
         {"max_model_len": 300},
         {"engine": "transformers"},
+        {"engine": "http"},
         {"system_prompt": "Think first."},
         {"prompt_suffixes": (PromptSuffix(category=Category.MATH, text="Box it."),)},
         {"dtype": "float32"},

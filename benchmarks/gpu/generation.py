@@ -9,13 +9,11 @@ Random weights of a Qwen2.5 shape, so that nothing is downloaded. In one run:
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from amr_pipeline.engines.engine_replicas import Pool
 from amr_pipeline.engines.engine_work import EngineSettings
 from amr_pipeline.engines.ray_cluster import ensure_ray
 from amr_pipeline.engines.vllm_engine import VllmEngine
-from benchmarks.generation import BARE, bare, measure, random_model, requests, through
+from benchmarks.generation import bare, measure, random_model, requests, start_bare, through
 from benchmarks.versions import measured_on
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -112,20 +110,10 @@ def main(shape: str = "1.5b", rounds: int = 3) -> None:
                 figures["killed amid its work"] = a_kill(pool, num_requests, tokens)
             pool.close()
             time.sleep(10 if on_gpu else 0)
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", BARE, json.dumps(asdict(settings))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        assert process.stdout is not None
-        while process.stdout.readline().strip() != "ready":
-            assert process.poll() is None, "bare vLLM did not start"
+        process = start_bare(settings, environment)
         bare(process, work[:64])
         figures |= measure({"vllm.LLM.generate": lambda: bare(process, work)}, rounds)
-        process.stdin.close()  # type: ignore[union-attr]
-        process.wait()
+        process.communicate()
     print(json.dumps({"benchmark": "gpu_generation", "shape": shape, **figures, **measured_on("vllm", "ray", "torch")}))
 
 

@@ -1,0 +1,75 @@
+"""What the text of an environment variable says, or why it says nothing.
+
+Belongs here: reading such texts. Does not belong here: reading the environment itself, which one file does
+(`resources`).
+"""
+
+import math
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+
+def http_addresses(text: str) -> dict[str, str]:
+    """Address by row name. Messages repeat none, since it may hold a password where it should not."""
+    found: dict[str, str] = {}
+    for place, item in enumerate(filter(None, text.split(",")), start=1):
+        name, _, address = (part.strip() for part in item.partition("="))
+        wanted = "wanted name=http(s)://host:port/v1,... without user, password, query or fragment"
+        try:
+            url = urlsplit(address)
+            is_plain = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            raise ValueError(f"AMR_HTTP_ENGINES: entry {place} is no address; {wanted}") from None
+        if not name or not is_plain or set("@?# \t\n") & set(address):
+            raise ValueError(f"AMR_HTTP_ENGINES: entry {place} is no address; {wanted}")
+        if key_variable(name) in map(key_variable, found):
+            raise ValueError(f"AMR_HTTP_ENGINES: two entries would share {key_variable(name)}; wanted one of each")
+        found[name] = address
+    return found
+
+
+def key_variable(name: str) -> str:
+    """The variable with the key of a distiller's server: `r1-7b` has `AMR_HTTP_KEY_R1_7B`."""
+    return "AMR_HTTP_KEY_" + "".join(letter.upper() if letter.isalnum() else "_" for letter in name)
+
+
+def counts_by_name(name: str, text: str, addresses: Mapping[str, str]) -> dict[str, int]:
+    """Whole numbers by row name, each of an engine that has an address."""
+    pairs = [item.partition("=") for item in text.split(",") if item]
+    found = {row.strip(): count(name, number.strip() or "nothing", 1) for row, _, number in pairs}
+    if strangers := sorted(found.keys() - addresses.keys()):
+        raise ValueError(f"{name} names {strangers}, which AMR_HTTP_ENGINES does not; wanted name=number,name=number")
+    return found
+
+
+def count(name: str, given: str | None, default: int) -> int:
+    """A whole number from 1, or the default where nothing is given."""
+    text = given or str(default)
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} is {text!r}; wanted a whole number from 1")
+    return int(text)
+
+
+def amount(name: str, given: str | None) -> float | None:
+    """A positive number, or None for nothing."""
+    if not given:
+        return None
+    try:
+        number = float(given)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} is {given!r}; wanted a number above 0")
+    return number
+
+
+def rates_by_name(given: str) -> dict[str, float]:
+    """`2500,r1=180` as rates by name; the one without a name is for all others."""
+    rates: dict[str, float] = {}
+    for item in filter(None, given.split(",")):
+        name, _, number = item.rpartition("=")
+        rate = amount("AMR_TOKENS_PER_GPU_SECOND", number)
+        if rate is None:
+            raise ValueError(f"AMR_TOKENS_PER_GPU_SECOND is {given!r}; wanted rate,name=rate,name=rate")
+        rates[name] = rate
+    return rates
