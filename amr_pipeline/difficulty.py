@@ -26,6 +26,10 @@ JOINT = "joint"
 Z_95 = 1.959963984540054
 """Standard normal quantile at 97.5 %: the half width, in standard errors, of a 95 % interval."""
 
+EASY_ABOVE, HARD_BELOW = 5 / 8, 3 / 8
+"""Cuts between tiers. They are eighths so that they fall between quarters (four passes) and so that twelve pooled
+passes have the same tiers."""
+
 
 def current_verdicts(verdicts: pl.LazyFrame, fingerprints: Sequence[str]) -> pl.LazyFrame:
     """Verdicts of today's verifiers; which responses still count is asked before (`responses.expected`).
@@ -107,23 +111,25 @@ def pass_rate() -> pl.Expr:
     return pl.when(pl.col("num_responses") > 0).then(pl.col("num_passed") / pl.col("num_responses"))
 
 
-def wilson_low(passed: str = "num_passed", decided: str = "num_responses") -> pl.Expr:
-    """Lower end of the 95 % Wilson score interval of a pass rate; exactly 0 with no pass, null with nothing decided."""
-    low = _wilson_centre(passed, decided) - _wilson_half_width(passed, decided)
+def wilson_low(passed: str = "num_passed", decided: str = "num_responses", z: float = Z_95) -> pl.Expr:
+    """Lower end of the Wilson score interval of a pass rate; exactly 0 with no pass, null with nothing decided.
+
+    `z` is the half width in standard errors, by default that of a 95 % interval.
+    """
+    low = _wilson_centre(passed, decided, z) - _wilson_half_width(passed, decided, z)
     return pl.when(pl.col(decided) > 0).then(pl.when(pl.col(passed) == 0).then(0.0).otherwise(low))
 
 
-def wilson_high(passed: str = "num_passed", decided: str = "num_responses") -> pl.Expr:
-    """Upper end of the 95 % Wilson score interval; exactly 1 where all passed, null with nothing decided."""
-    high = _wilson_centre(passed, decided) + _wilson_half_width(passed, decided)
+def wilson_high(passed: str = "num_passed", decided: str = "num_responses", z: float = Z_95) -> pl.Expr:
+    """Upper end of the Wilson score interval; exactly 1 where all passed, null with nothing decided; `z` as above."""
+    high = _wilson_centre(passed, decided, z) + _wilson_half_width(passed, decided, z)
     return pl.when(pl.col(decided) > 0).then(pl.when(pl.col(passed) == pl.col(decided)).then(1.0).otherwise(high))
 
 
 def tier(rate: str = "pass_rate") -> pl.Expr:
     """Difficulty by pass rate: 1 trivial, above 5/8 easy, 3/8 to 5/8 medium, above 0 hard, 0 unsolved.
 
-    `undecided` where the rate is null. The cuts are eighths so that they fall between quarters (four passes) and so
-    that twelve pooled passes have the same tiers.
+    `undecided` where the rate is null.
     """
     value = pl.col(rate)
     return (
@@ -131,9 +137,9 @@ def tier(rate: str = "pass_rate") -> pl.Expr:
         .then(pl.lit("undecided"))
         .when(value >= 1)
         .then(pl.lit("trivial"))
-        .when(value > 5 / 8)
+        .when(value > EASY_ABOVE)
         .then(pl.lit("easy"))
-        .when(value >= 3 / 8)
+        .when(value >= HARD_BELOW)
         .then(pl.lit("medium"))
         .when(value > 0)
         .then(pl.lit("hard"))
@@ -181,14 +187,14 @@ def pass_rate_by_category(difficulty: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _wilson_centre(passed: str, decided: str) -> pl.Expr:
+def _wilson_centre(passed: str, decided: str, z: float) -> pl.Expr:
     n = pl.col(decided)
-    return (pl.col(passed) / n + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    return (pl.col(passed) / n + z**2 / (2 * n)) / (1 + z**2 / n)
 
 
-def _wilson_half_width(passed: str, decided: str) -> pl.Expr:
+def _wilson_half_width(passed: str, decided: str, z: float) -> pl.Expr:
     n = pl.col(decided)
     rate = pl.col(passed) / n
     # The product is at most 1/4; rounding may leave it a hair below 0 where all passed.
-    variance = (rate * (1 - rate)).clip(0, 0.25) / n + Z_95**2 / (4 * n**2)
-    return Z_95 * variance.sqrt() / (1 + Z_95**2 / n)
+    variance = (rate * (1 - rate)).clip(0, 0.25) / n + z**2 / (4 * n**2)
+    return z * variance.sqrt() / (1 + z**2 / n)

@@ -18,6 +18,9 @@ FINGERPRINT_LENGTH = 16
 NOT_IDENTITY = {"identity": False}
 """Field metadata for what changes how something runs but not what it produces (parallel sizes, notes)."""
 
+IDENTITY_WHEN_SET = {"identity": "when set"}
+"""Field metadata for a field that a row type got later: None adds nothing, so that rows keep the identity they had."""
+
 
 class UnstableIdentityError(TypeError):
     """A value was offered for hashing that has no identity across processes."""
@@ -26,7 +29,7 @@ class UnstableIdentityError(TypeError):
 def canonical(value: object) -> object:
     """`value` as JSON-ready plain data, with every dataclass named by its type.
 
-    Fields whose metadata is `NOT_IDENTITY` are left out.
+    Fields whose metadata is `NOT_IDENTITY` are left out, and those of `IDENTITY_WHEN_SET` while they are None.
 
     Raises:
         UnstableIdentityError: the value, or something inside it, is not None, bool, int, finite float, str, bytes,
@@ -52,12 +55,17 @@ def canonical(value: object) -> object:
         fields = {
             field.name: canonical(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.metadata.get("identity", True)
+            if _is_identity(field, getattr(value, field.name))
         }
         return {"__row__": type(value).__name__, **fields}
     raise UnstableIdentityError(
         f"{type(value).__name__} has no stable identity; wanted plain data or a frozen dataclass"
     )
+
+
+def _is_identity(field: "dataclasses.Field[object]", value: object) -> bool:
+    identity = field.metadata.get("identity", True)
+    return value is not None if identity == "when set" else bool(identity)
 
 
 def canonical_json(value: object) -> str:

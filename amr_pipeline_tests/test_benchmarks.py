@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from amr_pipeline.engines.code_sandbox import missing_parts
+from benchmarks.adaptive_passes import SIMULATED, labels, simulated
+from benchmarks.adaptive_passes import measure as measure_passes
 from benchmarks.demo import STAGE, Watch
 from benchmarks.nothing_owed import measure
 from benchmarks.rollouts import judged_rollouts
@@ -53,6 +55,34 @@ def test_a_run_that_finds_nothing_owed_is_a_run_and_commits_nothing():
     figures = measure(2)
     assert figures["partitions"] > 20
     assert 0 < figures["question_seconds"] < figures["run_of_one_partition_seconds"]
+
+
+def test_policies_are_replayed_on_known_passes():
+    passed = simulated((0.5, 0.5), num_queries=300, num_passes=64)
+    found = measure_passes(passed, {**SIMULATED, "all of them": (64, None)})
+    assert found["all of them"] == {
+        "passes_per_query": 64,
+        "in_another_part": 0,
+        "in_another_tier": 0,
+        "rate_error": 0,
+    }
+    fixed, adaptive = found["fixed 8"], found["adaptive, 8 on average"]
+    assert adaptive["passes_per_query"] <= 8
+    assert adaptive["in_another_part"] < fixed["in_another_part"]
+    assert adaptive["rate_error"] > fixed["rate_error"], "what it costs"
+
+
+@pytest.mark.real_data
+def test_policies_are_replayed_on_real_labels(real_data: Path):
+    worlds = labels(real_data)
+    assert {name: passed.height for name, (passed, _) in worlds.items()} == {
+        "MATH, one model": 800,
+        "GSM8K, four models": 5276,
+    }
+    passed, policies = worlds["MATH, one model"]
+    found = measure_passes(passed, policies)["adaptive, 8 on average"]
+    assert found["passes_per_query"] < 5
+    assert found["in_another_part"] == 0
 
 
 def test_a_measurement_says_what_it_ran_on():

@@ -19,6 +19,7 @@ from amr_pipeline.assets import (
     training,
     verdicts,
 )
+from amr_pipeline.assets.adaptive_passes import adaptive_distillers
 from amr_pipeline.assets.partitions import partitions_of
 from amr_pipeline.assets.resources import Deployment, Platform, study_of
 from amr_pipeline.studies.study import Study
@@ -50,7 +51,11 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
         assets=assets,
         jobs=jobs,
         schedules=[
-            automation.regrade_schedule(study, jobs, deployment.regrade_cron, deployment.regrade_partitions),
+            make(study, jobs, deployment.regrade_cron, deployment.regrade_partitions)
+            for make in (
+                automation.regrade_schedule,
+                *([automation.deepen_schedule] if adaptive_distillers(study) else []),
+            )
         ],
         resources={"platform": Platform.of(deployment)},
         executor=dg.in_process_executor,

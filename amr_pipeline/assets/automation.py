@@ -1,13 +1,16 @@
-"""Named jobs, and the schedule that re-grades what a changed verifier owes.
+"""Named jobs, and the schedules that ask for what is owed: verdicts, and further passes of adaptive distillers.
 
 Belongs here: what runs together and when. Does not belong here: what an asset does.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from amr_pipeline.assets.adaptive_passes import adaptive_distillers
 from amr_pipeline.assets.lineage import Lineage
+from amr_pipeline.assets.partitions import distiller_and_shard
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.studies.study import Study
 
@@ -54,14 +57,38 @@ def regrade_schedule(
     without responses are not re-grading's business and are left to the backfill.
     """
     regrade = next(job for job in jobs if job.name == "regrade")
+    return _schedule(
+        "regrade", regrade, cron, "verdict", lambda store, busy: partitions_to_regrade(study, store, busy, most)
+    )
 
-    @dg.schedule(job=regrade, cron_schedule=cron, name="regrade", description=regrade.description)
+
+def deepen_schedule(
+    study: Study, jobs: list["UnresolvedAssetJobDefinition"], cron: str, most: int
+) -> dg.ScheduleDefinition:
+    """A schedule that requests one `distil` run per partition that is due further passes, at most `most` per tick.
+
+    It and `regrade` take turns: what one has generated, the other judges, and that decides what is due next.
+    """
+    distil = next(job for job in jobs if job.name == "distil")
+    return _schedule(
+        "deepen", distil, cron, "further pass", lambda store, busy: partitions_to_deepen(study, store, busy, most)
+    )
+
+
+def _schedule(
+    name: str,
+    job: "UnresolvedAssetJobDefinition",
+    cron: str,
+    what: str,
+    choose: Callable[["TableStore", set[str]], list[str]],
+) -> dg.ScheduleDefinition:
+    @dg.schedule(job=job, cron_schedule=cron, name=name, description=job.description)
     def schedule(context: dg.ScheduleEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
-        running = context.instance.get_runs(dg.RunsFilter(job_name="regrade", statuses=_UNFINISHED))
+        running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_UNFINISHED))
         under_way = {run.tags.get("dagster/partition", "") for run in running}
-        requested = partitions_to_regrade(study, platform.tables(), under_way, most)
+        requested = choose(platform.tables(), under_way)
         if not requested:
-            return dg.SkipReason(f"no verdict is owed ({len(under_way)} partitions under way)")
+            return dg.SkipReason(f"no {what} is owed ({len(under_way)} partitions under way)")
         # The tick is part of the key: a partition that still owes something next time is requested again.
         tick = context.scheduled_execution_time.isoformat()
         return [dg.RunRequest(partition_key=key, run_key=f"{key} {tick}") for key in requested]
@@ -79,6 +106,20 @@ def partitions_to_regrade(study: Study, store: "TableStore", under_way: set[str]
     waiting = {key: store.latest("verdicts", key) for key in owed if key not in under_way}
     judged_at = {key: commit.created_at if commit else "" for key, commit in waiting.items()}
     return sorted(judged_at, key=lambda key: judged_at[key])[:most]
+
+
+def partitions_to_deepen(study: Study, store: "TableStore", under_way: set[str], most: int) -> list[str]:
+    """Partitions of adaptive distillers that have responses, owe more and are not being filled now; at most `most`.
+
+    The cheapest distiller's come first, and of one distiller those longest ago filled. First passes are the backfill's.
+    """
+    place = {row.name: index for index, row in enumerate(adaptive_distillers(study))}
+    filled_at = {
+        key: (place[distiller_and_shard(key)[0]], commit.created_at)
+        for key in Lineage(study, store).owed("responses")
+        if distiller_and_shard(key)[0] in place and key not in under_way and (commit := store.latest("responses", key))
+    }
+    return sorted(filled_at, key=lambda key: filled_at[key])[:most]
 
 
 _UNFINISHED = [

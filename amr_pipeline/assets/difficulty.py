@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
+from amr_pipeline.assets.adaptive_passes import spent_by_distiller
 from amr_pipeline.assets.lineage import DEPENDENCES, verifier_fingerprints, verifiers_behind
 from amr_pipeline.assets.partitions import StudyPartitions, response_partition, stored_partitions
 from amr_pipeline.assets.publication import Built, dictionary_check, publish
@@ -14,6 +15,7 @@ from amr_pipeline.assets.resources import Platform
 from amr_pipeline.difficulty import JOINT
 from amr_pipeline.difficulty import difficulty as grade
 from amr_pipeline.report import plots
+from amr_pipeline.report.layouts import spent_rows
 from amr_pipeline.report.pages import difficulty_page
 from amr_pipeline.report.summary import counts_plot, markdown_table, pass_rates
 from amr_pipeline.responses.expected import still_expected
@@ -89,9 +91,13 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         dropped = store.read("dropped_queries", list(study.shards), columns=["reason"])
         title = f"Difficulty of {study.name}"
         reasons = Counter(dropped.get_column("reason"))
-        address = publish_page(study, store, "difficulty_report", difficulty_page(title, frame, dropped=reasons))
+        spent = spent_by_distiller(study, store)
+        shown = difficulty_page(title, frame, dropped=reasons, spent=spent)
+        address = publish_page(study, store, "difficulty_report", shown)
+        adaptive = {"adaptive passes": dg.MetadataValue.md(markdown_table(*spent_rows(spent)))} if spent else {}
         return dg.MaterializeResult(
             metadata={
+                **adaptive,
                 "page": dg.MetadataValue.path(address),
                 "pass rate by distiller and category": picture(plots.pass_rate_bars(frame)),
                 "joint tiers": picture(plots.tier_bars(frame)),

@@ -3,7 +3,8 @@
 Every commit record names three fingerprints: of the study rows that decided it, of the code that computed it, and
 of the content of the partitions it read. A partition whose record names today's fingerprints, and says that no row
 of it is due, owes nothing. This is what lets a second run finish in seconds, an added distiller touch only its own
-partitions, and a changed verifier reach exactly what it touched.
+partitions, and a changed verifier reach exactly what it touched. Responses of an adaptive distiller name a fourth: of
+the passes that each query is due by its verdicts.
 
 Belongs here: which rows, code and inputs each table depends on. Does not belong here: computing or storing a table.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import amr_pipeline
+from amr_pipeline.assets.adaptive_passes import passes_due
 from amr_pipeline.assets.partitions import ALL, distiller_and_shard, response_partition, stored_partitions
 from amr_pipeline.fingerprint import files_digest, fingerprint
 from amr_pipeline.studies.study import Distiller, Study
@@ -109,8 +111,8 @@ def _checkpoint_inputs(study: Study, name: str) -> Inputs:
 
 
 def _expected_of(row: Distiller) -> tuple[object, ...]:
-    """What decides which responses of a distiller are expected."""
-    return row.name, row.distiller_fingerprint, row.num_passes, row.categories
+    """What decides which responses of a distiller count."""
+    return row.name, row.distiller_fingerprint, row.most_passes, row.categories
 
 
 def benchmarks_of(study: Study, name: str) -> tuple[str, ...]:
@@ -276,7 +278,10 @@ class Lineage:
         self._digests: dict[tuple[str, str], str | None] = {}
 
     def fingerprints(self, table: str, partition: str) -> dict[str, object]:
-        """`{"rows": ..., "code": ..., "inputs": {"table/partition": digest or None}}` as of now."""
+        """`{"rows": ..., "code": ..., "inputs": {"table/partition": digest or None}}` as of now.
+
+        And `"passes"`, where verdicts decide how many passes a query is due.
+        """
         table = "queries" if table == "dropped_queries" else table
         depends = DEPENDENCES[table]
         return {
@@ -286,7 +291,13 @@ class Lineage:
                 f"{upstream}/{key}": self._digest(upstream, key)
                 for upstream, key in depends.inputs(self._study, partition)
             },
+            **(self._passes(partition) if table == "responses" else {}),
         }
+
+    def _passes(self, partition: str) -> dict[str, object]:
+        """What queries are due, not the verdicts behind it: while these ask for nothing more, nothing is owed."""
+        due = passes_due(self._study, self._store, partition)
+        return {} if due is None else {"passes": fingerprint(due.select("query_id", "num_due").sort("query_id").rows())}
 
     def _digest(self, table: str, partition: str) -> str | None:
         if (table, partition) not in self._digests:

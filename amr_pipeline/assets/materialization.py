@@ -3,15 +3,20 @@
 The walk visits the assets in pipeline order, asks `Lineage` which partitions owe something, and runs exactly those
 as ordinary Dagster runs on the ordinary instance, in this process, so that engines stay warm from run to run.
 Everything it does is visible in the UI afterwards.
+
+Where distillers have adaptive passes, responses and verdicts take turns, a round each, before the walk goes on: what a
+round generates decides what the next one asks for.
 """
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import dagster as dg
 
+from amr_pipeline.assets.adaptive_passes import adaptive_distillers
 from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import ALL, distiller_and_shard, response_partition, stored_partitions
 from amr_pipeline.assets.reporting import REPORTS, report_is_current
@@ -77,11 +82,16 @@ DRIVER_TAG = "amr/driver_pid"
 
 @dataclass(frozen=True, kw_only=True)
 class Walked:
-    """One asset's turn: partitions run, and seconds taken (0 when nothing was owed)."""
+    """One asset's turn, or one round of it: partitions run, and seconds taken (0 when nothing was owed).
+
+    Attributes:
+        is_whole: False where a budget ended it, and with it the walk.
+    """
 
     asset: str
     partitions: int
     seconds: float
+    is_whole: bool = True
 
 
 def contiguous(keys: Sequence[str], owed: Sequence[str]) -> list[tuple[str, str]]:
@@ -173,23 +183,67 @@ def materialize_owed(
     settle_abandoned_runs(instance)
     graph = definitions.resolve_asset_graph()
     known = [name for name in ORDER if name in assets and graph.has(dg.AssetKey(name))]
+    walk = _Walk(definitions=definitions, study=study, platform=platform, instance=instance, say=say)
     walked: list[Walked] = []
     for position, name in enumerate(known, start=1):
-        owed = _owed(study, platform, name, only)
-        if not owed:
-            say(f"[{position}/{len(known)}] {name}: nothing owed")
-            walked.append(Walked(asset=name, partitions=0, seconds=0.0))
-            continue
-        say(f"[{position}/{len(known)}] {name}: {len(owed)} partition{'s' if len(owed) > 1 else ''} owed")
-        begun = time.monotonic()
-        ranges = _ranges(study, name, owed)
-        is_whole = all(run_range(definitions, instance, name, first, last) for first, last in ranges)
-        seconds = time.monotonic() - begun
-        walked.append(Walked(asset=name, partitions=len(owed), seconds=seconds))
-        say(f"[{position}/{len(known)}] {name}: {'done' if is_whole else 'budget reached'} in {seconds:.1f} s")
-        if not is_whole:
+        label = f"[{position}/{len(known)}]"
+        walked.append(walk.turn(label, name, only))
+        if walked[-1].is_whole and name == "responses" and "verdicts" in known:
+            walked += walk.rounds(label, only)
+        if not walked[-1].is_whole:
             break
     return walked
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """Turns of assets, each as Dagster runs over what they owe."""
+
+    definitions: dg.Definitions
+    study: Study
+    platform: Platform
+    instance: dg.DagsterInstance
+    say: Callable[[str], None]
+
+    def turn(self, label: str, name: str, only: Sequence[str] | None) -> Walked:
+        """Run what one asset owes."""
+        owed = _owed(self.study, self.platform, name, only)
+        if not owed:
+            self.say(f"{label} {name}: nothing owed")
+            return Walked(asset=name, partitions=0, seconds=0.0)
+        self.say(f"{label} {name}: {len(owed)} partition{'s' if len(owed) > 1 else ''} owed")
+        begun = time.monotonic()
+        ranges = _ranges(self.study, name, owed)
+        is_whole = all(run_range(self.definitions, self.instance, name, first, last) for first, last in ranges)
+        seconds = time.monotonic() - begun
+        self.say(f"{label} {name}: {'done' if is_whole else 'budget reached'} in {seconds:.1f} s")
+        return Walked(asset=name, partitions=len(owed), seconds=seconds, is_whole=is_whole)
+
+    def rounds(self, label: str, only: Sequence[str] | None) -> Iterator[Walked]:
+        """Rounds of adaptive distillers, one distiller after the other, cheapest first.
+
+        What was written is judged, and what that leaves open is asked again, until nothing more is due or what is due
+        cannot be had.
+        """
+        store = self.platform.tables()
+        for row in adaptive_distillers(self.study):
+            keys = _of_distiller(self.study, row.name, only)
+            others = row.passes_policy.unless_settled_by if row.passes_policy else ()
+            judged = [*keys, *(key for name in others for key in _of_distiller(self.study, name, only))]
+            for number in count(2):
+                yield self.turn(f"{label} {row.name}, before round {number}:", "verdicts", judged)
+                before = [store.digest("responses", key) for key in keys]
+                written = self.turn(f"{label} {row.name}, round {number}:", "responses", keys)
+                yield written
+                if not written.is_whole:
+                    return
+                if before == [store.digest("responses", key) for key in keys]:
+                    break
+
+
+def _of_distiller(study: Study, name: str, only: Sequence[str] | None) -> list[str]:
+    keys = [response_partition(name, shard) for shard in study.shards]
+    return keys if only is None else [key for key in keys if key in only]
 
 
 def _owed(study: Study, platform: Platform, name: str, only: Sequence[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from amr_pipeline.assets.adaptive_passes import adaptive_distillers
 from amr_pipeline.assets.partitions import stored_partitions
 from amr_pipeline.fingerprint import fingerprint
 from amr_pipeline.studies.study import Study
@@ -29,9 +30,12 @@ REPORTS = {
 
 def shown_digests(study: Study, store: "TableStore", name: str) -> str:
     """Identity of everything a report shows, as of now."""
-    return fingerprint(
-        [(table, key, store.digest(table, key)) for table in REPORTS[name] for key in stored_partitions(study, table)]
-    )
+    shown = [
+        (table, key, store.digest(table, key)) for table in REPORTS[name] for key in stored_partitions(study, table)
+    ]
+    adaptive = adaptive_distillers(study) if name == "difficulty_report" else []
+    # What adaptive passes saved follows from their rows too, and from verdicts, on which the tables shown rest.
+    return fingerprint(shown, adaptive) if adaptive else fingerprint(shown)
 
 
 def report_is_current(study: Study, store: "TableStore", name: str) -> bool:

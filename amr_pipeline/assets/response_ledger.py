@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from amr_pipeline.assets.adaptive_passes import passes_due
 from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import distiller_and_shard
 from amr_pipeline.assets.publication import Publication, note_committed, note_current
@@ -228,7 +229,7 @@ class ResponseLedger:
         queries = self._store.read("queries", distiller_and_shard(key)[1])
         writer = self._store.writer("responses", key, fingerprints=fingerprints)
         present = writer.found(["query_id", "pass_index", "distiller_fingerprint", "finish_reason"])
-        owed = owed_responses(queries, present, self._row)
+        owed = owed_responses(queries, present, self._row, passes_due(self._study, self._store, key))
         is_imported = self._row.engine == "imported"
         seeds = [None if is_imported else seed_of(identity) for identity in owed.get_column("response_id")]
         known = owed.select("response_id", "query_id", "category", "pass_index").with_columns(

@@ -13,7 +13,7 @@ import polars as pl
 from amr_pipeline.release import PASSPORTS, ReleaseDiff, licence_counts
 from amr_pipeline.report.layouts import Rows, count_rows, false_pass_rows, mix_rows, rule_rows
 from amr_pipeline.report.summary import markdown_table
-from amr_pipeline.studies.study import SelectionRecipe, Study
+from amr_pipeline.studies.study import Distiller, SelectionRecipe, Study
 from amr_pipeline.subsets import Selection
 
 _HUB_NAMES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0"}
@@ -113,7 +113,7 @@ def _distiller_rows(study: Study, recipe: SelectionRecipe) -> Rows:
         [
             row.name,
             f"{row.model}@{row.revision}",
-            row.num_passes,
+            _passes(row),
             f"{row.sampling.temperature:g} / {row.sampling.top_p:g} / {row.sampling.max_tokens:,}",
             "yes" if row.name in recipe.distillers else "for difficulty only",
             row.distiller_fingerprint,
@@ -121,6 +121,11 @@ def _distiller_rows(study: Study, recipe: SelectionRecipe) -> Rows:
         for row in study.distillers
     ]
     return ["distiller", "model", "passes", "temperature / top-p / tokens", "in this release", "fingerprint"], rows
+
+
+def _passes(row: Distiller) -> object:
+    policy = row.passes_policy
+    return row.num_passes if policy is None else f"{policy.first} to {policy.most}, at most {row.num_passes} on average"
 
 
 def _verifier_rows(study: Study, fingerprints: Mapping[str, str]) -> Rows:

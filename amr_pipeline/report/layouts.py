@@ -12,6 +12,7 @@ from amr_pipeline.evaluation import PairedComparison
 from amr_pipeline.studies.study import SelectionRecipe
 
 Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
+PassesSpent = Mapping[str, int | float | None]
 """A header, and rows of as many values."""
 
 
@@ -165,3 +166,21 @@ def count_rows(counts: Mapping[str, int], what: str) -> Rows:
     total = max(1, sum(counts.values()))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ["", what, "share"], [[name, count, f"{count / total:.1%}"] for name, count in ordered]
+
+
+def spent_rows(spent: Mapping[str, PassesSpent]) -> Rows:
+    """What adaptive passes came to, a row per distiller (`adaptive_passes.passes_spent`)."""
+    shown = {
+        "queries": "queries",
+        "fixed": "passes if fixed",
+        "spent": "passes spent",
+        "saved": "saved",
+        "not asked": "queries not asked",
+        "settled early": "settled early",
+        "given more": "given more",
+        "moved": "of these moved to another tier",
+        "before": "their interval's width before",
+        "after": "and after",
+    }
+    rows = [[name, *(numbers[key] for key in shown)] for name, numbers in spent.items()]
+    return ["distiller", *shown.values()], rows

@@ -15,7 +15,7 @@ import polars as pl
 
 from amr_pipeline.difficulty import JOINT
 from amr_pipeline.report import plots
-from amr_pipeline.report.layouts import Rows, count_rows, pass_rate_rows
+from amr_pipeline.report.layouts import PassesSpent, Rows, count_rows, pass_rate_rows, spent_rows
 from amr_pipeline.report.summary import tiers
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -63,7 +63,12 @@ def page(title: str, numbers: Mapping[str, str], sections: Sequence[Section]) ->
 
 
 def difficulty_page(
-    title: str, difficulty: pl.DataFrame, *, dropped: Mapping[str, int], examples: Rows | None = None
+    title: str,
+    difficulty: pl.DataFrame,
+    *,
+    dropped: Mapping[str, int],
+    examples: Rows | None = None,
+    spent: Mapping[str, PassesSpent] | None = None,
 ) -> str:
     """How difficult a study's queries are, for whom, and how sure that is.
 
@@ -72,8 +77,9 @@ def difficulty_page(
         difficulty: `tables.DIFFICULTY` rows of every shard.
         dropped: queries dropped before distilling, by reason.
         examples: queries worth a look, chosen by the caller; their texts are escaped like all others.
+        spent: what adaptive passes came to, by distiller (`adaptive_passes.passes_spent`).
     """
-    sections = [*_difficulty_sections(difficulty), *_dropped_sections(dropped)]
+    sections = [*_difficulty_sections(difficulty), *_spent_sections(spent or {}), *_dropped_sections(dropped)]
     if examples is not None:
         sections.append(Section(heading="Queries worth a look", rows=examples))
     return page(title, _difficulty_numbers(difficulty, dropped), sections)
@@ -119,6 +125,17 @@ def _difficulty_sections(difficulty: pl.DataFrame) -> list[Section]:
             picture=plots.variation_scatter(difficulty),
         ),
     ]
+
+
+def _spent_sections(spent: Mapping[str, PassesSpent]) -> list[Section]:
+    text = (
+        "Passes spent where a tier was open, beside what the same number for every query would have been. Moved: "
+        "queries that were given more than that number and changed tier by it. A query that settled early keeps the "
+        "tier of fewer passes; how often that is another one, no verdict here can say (benchmarks/adaptive_passes.py)."
+    )
+    return (
+        [Section(heading="What adaptive passes saved and changed", text=text, rows=spent_rows(spent))] if spent else []
+    )
 
 
 def _dropped_sections(dropped: Mapping[str, int]) -> list[Section]:

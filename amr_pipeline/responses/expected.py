@@ -1,5 +1,8 @@
 """Which responses should exist: every query, every distiller that answers its category, every pass.
 
+Under a policy of adaptive passes, how many a query is due is asked elsewhere (`adaptive_passes`) and handed in; every
+stored pass up to the policy's most counts.
+
 Belongs here: the question, asked of ids or of rows. Does not belong here: what is stored (`assets.responses`).
 """
 
@@ -14,14 +17,30 @@ from amr_pipeline.studies.study import Distiller
 
 
 def expected_responses(queries: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
-    """One row per response that should exist: the query's columns, `pass_index` and `response_id`."""
-    return _identified(_asked(queries, distiller), distiller)
+    """One row per response that should exist: the query's columns, `pass_index` and `response_id`.
+
+    With adaptive passes, one per response that counts where it exists.
+    """
+    return _identified(_asked(queries, distiller, None), distiller)
 
 
-def _asked(queries: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+def answered_queries(queries: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+    """Queries of the categories that a distiller answers."""
     answered = [str(category) for category in Category if distiller.answers(category)]
-    passes = pl.DataFrame({"pass_index": range(distiller.num_passes)}, schema={"pass_index": pl.Int32})
-    return queries.filter(pl.col("category").is_in(answered)).join(passes, how="cross")
+    return queries.filter(pl.col("category").is_in(answered))
+
+
+def _asked(queries: pl.DataFrame, distiller: Distiller, due: pl.DataFrame | None) -> pl.DataFrame:
+    passes = pl.DataFrame({"pass_index": range(distiller.most_passes)}, schema={"pass_index": pl.Int32})
+    asked = answered_queries(queries, distiller).join(passes, how="cross")
+    if due is None:
+        return asked
+    num_due = due.select("query_id", "num_due")
+    return (
+        asked.join(num_due, on="query_id", how="inner", maintain_order="left")
+        .filter(pl.col("pass_index") < pl.col("num_due"))
+        .drop("num_due")
+    )
 
 
 def _identified(rows: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
@@ -33,12 +52,17 @@ def _identified(rows: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
 
 
 def num_expected(queries: pl.DataFrame, distiller: Distiller) -> int:
-    """How many responses some queries make a distiller owe; of queries, `category` is read."""
-    per_category = queries.group_by("category").len().iter_rows()
-    return distiller.num_passes * sum(count for name, count in per_category if distiller.answers(Category(name)))
+    """How many responses some queries make a distiller owe; of queries, `category` is read.
+
+    With adaptive passes, the first ones, which are due whatever their verdicts.
+    """
+    num_passes = distiller.num_passes if distiller.passes_policy is None else distiller.passes_policy.first
+    return num_passes * answered_queries(queries, distiller).height
 
 
-def owed_responses(queries: pl.DataFrame, present: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+def owed_responses(
+    queries: pl.DataFrame, present: pl.DataFrame, distiller: Distiller, due: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """The rows of `expected_responses` that are not present, in the same order.
 
     A response's id says query, distiller fingerprint and pass, so presence is a join on these, and only what is owed
@@ -48,9 +72,10 @@ def owed_responses(queries: pl.DataFrame, present: pl.DataFrame, distiller: Dist
         queries: today's queries of some shards.
         present: query_id, pass_index and distiller_fingerprint of what is stored.
         distiller: whose responses.
+        due: query_id and num_due, the passes each query is due under a policy of adaptive passes; None: all.
     """
     stored = present.filter(pl.col("distiller_fingerprint") == distiller.distiller_fingerprint)
-    return _identified(worklist.owed(_asked(queries, distiller), stored, ["query_id", "pass_index"]), distiller)
+    return _identified(worklist.owed(_asked(queries, distiller, due), stored, ["query_id", "pass_index"]), distiller)
 
 
 def still_expected(rows: pl.DataFrame, queries: pl.DataFrame, distillers: Sequence[Distiller]) -> pl.DataFrame:
@@ -65,7 +90,7 @@ def still_expected(rows: pl.DataFrame, queries: pl.DataFrame, distillers: Sequen
     """
     asked = pl.DataFrame(
         [
-            (row.name, row.distiller_fingerprint, str(category), row.num_passes)
+            (row.name, row.distiller_fingerprint, str(category), row.most_passes)
             for row in distillers
             for category in Category
             if row.answers(category)
@@ -74,13 +99,13 @@ def still_expected(rows: pl.DataFrame, queries: pl.DataFrame, distillers: Sequen
             "distiller": pl.String,
             "distiller_fingerprint": pl.String,
             "category": pl.String,
-            "num_passes": pl.Int32,
+            "most_passes": pl.Int32,
         },
         orient="row",
     )
     return (
         rows.join(asked, on=["distiller", "distiller_fingerprint", "category"], maintain_order="left")
-        .filter(pl.col("pass_index") < pl.col("num_passes"))
+        .filter(pl.col("pass_index") < pl.col("most_passes"))
         .join(queries, on="query_id", how="semi", maintain_order="left")
-        .drop("num_passes")
+        .drop("most_passes")
     )

@@ -6,12 +6,15 @@ Belongs here: relations between rows, and ranges of their numbers. Does not belo
 """
 
 from collections.abc import Iterator
+from math import floor
+from statistics import NormalDist
 from typing import TYPE_CHECKING, cast
 
 from amr_pipeline.categories import COUNTED_HEADS, FACTS, Category
 
 if TYPE_CHECKING:
     from amr_pipeline.studies.study import (
+        AdaptivePasses,
         Benchmark,
         CategoryRule,
         ConversationVerifier,
@@ -93,6 +96,8 @@ def _about_distillers(rows: "tuple[Distiller, ...]") -> Iterator[str]:
             yield f"distiller {row.name!r} is imported and needs reads= and responses_at="
         if row.engine == "http":
             yield from _about_http(row)
+        if row.passes_policy is not None:
+            yield from _about_adaptive_passes(row, row.passes_policy, {other.name: other for other in rows})
 
 
 def _about_http(row: "Distiller") -> Iterator[str]:
@@ -105,6 +110,41 @@ def _about_http(row: "Distiller") -> Iterator[str]:
             f"{where} and has max_tokens {row.sampling.max_tokens} of a context of {row.max_model_len}, which leaves "
             "no room for a prompt; servers refuse that"
         )
+
+
+def fewest_to_settle(confidence: float) -> int:
+    """Passes after which the tier of a query that always passes, or never, is settled; no other query is earlier.
+
+    The lower end of n / n is n / (n + z^2), which must exceed 5/8.
+    """
+    return floor(5 / 3 * NormalDist().inv_cdf((1 + confidence) / 2) ** 2) + 1
+
+
+def _about_adaptive_passes(
+    row: "Distiller", policy: "AdaptivePasses", distillers: "dict[str, Distiller]"
+) -> Iterator[str]:
+    where = f"distiller {row.name!r}, passes_policy"
+    if not 1 <= policy.first <= row.num_passes <= policy.most or policy.step < 1:
+        yield (
+            f"{where}: first {policy.first}, num_passes {row.num_passes}, most {policy.most}, step {policy.step}; "
+            "wanted 1 <= first <= num_passes <= most and step >= 1"
+        )
+    elif not 0 < policy.confidence < 1:
+        yield f"{where}: confidence {policy.confidence} is not between 0 and 1"
+    elif max(range(policy.first, row.num_passes, policy.step), default=0) < fewest_to_settle(policy.confidence):
+        yield (
+            f"{where}: at confidence {policy.confidence} a tier takes {fewest_to_settle(policy.confidence)} passes to "
+            f"settle, and no query is looked at between that and num_passes {row.num_passes}, so nothing can be saved; "
+            "lower the confidence, first or step, or raise num_passes"
+        )
+    for name in policy.unless_settled_by:
+        if name not in distillers:
+            yield f"{where}: unless_settled_by names {name!r}, which the study does not have"
+        elif distillers[name].declared_cost >= row.declared_cost:
+            yield (
+                f"{where}: unless_settled_by names {name!r}, which is not cheaper "
+                "(gpus_per_replica x mean_response_tokens)"
+            )
 
 
 def _about_heads(row: "ConversationVerifier") -> Iterator[str]:

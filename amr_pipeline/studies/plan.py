@@ -21,7 +21,9 @@ class DistillerPlan:
 
     Attributes:
         num_queries: queries of the categories it answers.
-        expected: responses that should exist, `num_queries` x passes.
+        num_passes: of every query; with a policy the most on average.
+        expected: responses that should exist, `num_queries` x `num_passes`.
+        spread: fewest and most passes of a query under a policy of adaptive passes; None: all get `num_passes`.
         owed: those that do not exist yet.
         tokens: tokens that writing them takes; None where the row has no `mean_response_tokens`, 0 for imported ones.
         gpus_per_replica: GPUs one copy of it occupies here; 0 where it is asked over HTTP.
@@ -34,6 +36,13 @@ class DistillerPlan:
     owed: int
     tokens: float | None
     gpus_per_replica: float
+    spread: tuple[int, int] | None = None
+
+    @property
+    def passes(self) -> str:
+        """Passes in words: 4, or `<= 8 (4-16)` where they are adaptive."""
+        spread = self.spread
+        return f"{self.num_passes}" if spread is None else f"<= {self.num_passes} ({spread[0]}-{spread[1]})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +93,7 @@ class StudyPlan:
             (
                 row.distiller,
                 f"{row.num_queries:,}",
-                f"{row.num_passes}",
+                row.passes,
                 f"{row.expected:,}",
                 f"{row.owed:,}",
                 "unknown" if row.tokens is None else f"{row.tokens:.3g}",
@@ -172,6 +181,7 @@ def _owed_by(row: Distiller, num_queries: int | Mapping[Category, int], present:
         owed=owed,
         tokens=0.0 if row.engine == "imported" else tokens,
         gpus_per_replica=0 if row.engine == "http" else row.gpus_per_replica,
+        spread=None if row.passes_policy is None else (row.passes_policy.first, row.passes_policy.most),
     )
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from amr_pipeline.categories import Category
-from amr_pipeline.fingerprint import NOT_IDENTITY, fingerprint
+from amr_pipeline.fingerprint import IDENTITY_WHEN_SET, NOT_IDENTITY, fingerprint
 from amr_pipeline.studies.contradictions import contradictions_of
 
 # --------------------------------------------------------------------------------------------- where data come from
@@ -230,13 +230,38 @@ class ResponseColumns:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptivePasses:
+    """Passes only where a query's tier is undecided, instead of `num_passes` for every query (`adaptive_passes`).
+
+    A query stops once the Wilson interval of its pass rate lies above 5/8, below 3/8, or in between. What this saves is
+    spent on undecided queries, so that all together come to `num_passes` on average at most.
+
+    Attributes:
+        first: passes that every query gets.
+        step: further passes of a query per round.
+        most: passes that no query exceeds.
+        confidence: of the interval at each look; a query is looked at more than once, so that tiers are wrong more
+            often than 1 - confidence says (`benchmarks/adaptive_passes.py` measures how often).
+        unless_settled_by: cheaper distillers; a query whose tier over all of them together is settled is not asked.
+            It then has no difficulty of its own under this distiller, and none of its responses.
+    """
+
+    first: int = 4
+    step: int = 4
+    most: int = 16
+    confidence: float = 0.8
+    unless_settled_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Distiller:
     """A model that writes responses.
 
     Attributes:
         model: hub id, or a folder relative to the study's package (`package:micro_weights/weak`).
         revision: commit of a hub model or `sha256:` digest of a folder (`fingerprint.files_digest`); pinned.
-        num_passes: independent responses per query (DeepDistill 2.3: 4).
+        num_passes: independent responses per query (DeepDistill 2.3: 4); with a policy their mean at most.
+        passes_policy: None: every query gets `num_passes`.
         engine: "vllm", "transformers", "http" for a server that knows `model` by that name (its address and key are
             deployment), or "imported" for responses that exist already (`reads`, `responses_at`).
         categories: the categories it answers; empty means all.
@@ -255,11 +280,22 @@ class Distiller:
     reads: Reads | None = None
     responses_at: ResponseColumns | None = None
     dtype: str = "auto"
+    passes_policy: AdaptivePasses | None = field(default=None, metadata=IDENTITY_WHEN_SET)
     tensor_parallel_size: int = field(default=1, metadata=NOT_IDENTITY)
     pipeline_parallel_size: int = field(default=1, metadata=NOT_IDENTITY)
     gpus_per_replica: float = field(default=1, metadata=NOT_IDENTITY)
     mean_response_tokens: float | None = field(default=None, metadata=NOT_IDENTITY)
-    """Tokens a response is expected to have, for plans only."""
+    """Tokens a response is expected to have, for plans, and for the order in which adaptive distillers go on."""
+
+    @property
+    def most_passes(self) -> int:
+        """Passes that a query can have; stored ones beyond it do not count."""
+        return self.num_passes if self.passes_policy is None else self.passes_policy.most
+
+    @property
+    def declared_cost(self) -> float:
+        """GPUs times tokens of one response, as far as the row says: what is cheap in comparison."""
+        return self.gpus_per_replica * (self.mean_response_tokens or self.sampling.max_tokens)
 
     @property
     def distiller_fingerprint(self) -> str:

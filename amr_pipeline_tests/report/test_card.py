@@ -9,7 +9,7 @@ from amr_pipeline.categories import Category
 from amr_pipeline.release import difference, passports, published_rows
 from amr_pipeline.report.card import release_card
 from amr_pipeline.second_opinions import false_pass_rates
-from amr_pipeline.studies.study import JudgeModel, MathVerifier, Scorer
+from amr_pipeline.studies.study import AdaptivePasses, JudgeModel, MathVerifier, Scorer
 from amr_pipeline_tests.released import DISTILLERS, RECIPE, SOURCES, World, world
 from amr_pipeline_tests.studies.small import small_study
 from amr_pipeline_tests.test_second_opinions import opinions
@@ -77,6 +77,12 @@ def test_it_names_models_verifiers_judges_and_what_it_was_made_from():
     assert "| 1.5b | models/weak@1 | 4 | 0.6 / 0.95 / 100 | for difficulty only |" in text
     assert "| math | math_answers | lab/judge@9 | abc123 |" in text
     assert "| subsets | version 3 |" in text
+
+
+def test_it_says_how_many_passes_an_adaptive_distiller_had():
+    deep = tuple(replace(row, num_passes=8, passes_policy=AdaptivePasses()) for row in DISTILLERS)
+    assert "4 to 16, at most 8 on average" in card(world(), replace(STUDY, distillers=deep))
+    assert "on average" not in card(world())
 
 
 def test_one_known_licence_stands_in_the_front_matter():

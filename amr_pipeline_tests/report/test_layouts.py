@@ -115,3 +115,10 @@ def test_counts_are_ordered_and_shared():
         ("b", 1, "25.0%"),
     ]
     assert records(layouts.count_rows({}, "queries")) == []
+
+
+def test_what_adaptive_passes_came_to():
+    spent = {"queries": 4, "fixed": 16, "spent": 12, "saved": 4, "not asked": 0, "settled early": 2, "given more": 1}
+    (row,) = records(layouts.spent_rows({"weak": {**spent, "moved": 1, "before": 0.5, "after": None}}))
+    assert (row["distiller"], row["passes if fixed"], row["passes spent"], row["saved"]) == ("weak", 16, 12, 4)
+    assert (row["of these moved to another tier"], row["and after"]) == (1, None)

@@ -75,6 +75,13 @@ def test_the_difficulty_page_says_the_numbers():
     assert "all together" in text
 
 
+def test_the_difficulty_page_says_what_adaptive_passes_did_and_nothing_where_there_are_none():
+    numbers = dict.fromkeys(("queries", "fixed", "spent", "saved", "not asked", "settled early", "given more"), 7)
+    spent = {"weak": {**numbers, "moved": 3, "before": 0.5, "after": 0.25}}
+    assert "0.250" in difficulty_page("t", world().difficulty, dropped={}, spent=spent)
+    assert "adaptive" not in difficulty_page("t", world().difficulty, dropped={})
+
+
 def test_the_difficulty_page_shows_examples_escaped():
     examples = (["query", "pass rate"], [[HOSTILE, 0.5]])
     elements = Elements(difficulty_page("Micro", world().difficulty, dropped={}, examples=examples))

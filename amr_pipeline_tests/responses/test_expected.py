@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amr_pipeline.categories import Category
-from amr_pipeline.responses.expected import expected_responses, still_expected
+from amr_pipeline.responses.expected import expected_responses, num_expected, owed_responses, still_expected
+from amr_pipeline.studies.study import AdaptivePasses
 from amr_pipeline_tests.studies.small import STRONG, WEAK
 
 DISTILLERS = (replace(WEAK, num_passes=2), replace(STRONG, num_passes=1, categories=(Category.MATH,)))
@@ -34,3 +35,20 @@ def test_rows_that_are_still_expected_are_those_whose_id_is(asked: set[int], ord
     expected = {name for row in DISTILLERS for name in expected_responses(today, row)["response_id"]}
     found = still_expected(rows, today.select("query_id"), DISTILLERS)
     assert found.equals(rows.filter(pl.col("response_id").is_in(expected)))
+
+
+def test_adaptive_passes_owe_what_each_query_is_due_and_count_up_to_the_most():
+    deep = replace(WEAK, num_passes=3, passes_policy=AdaptivePasses(first=1, most=5), categories=(Category.MATH,))
+    first, second = QUERIES["query_id"][0], QUERIES["query_id"][2]
+    assert num_expected(QUERIES, deep) == 2, "the first passes; what follows depends on verdicts"
+    every = expected_responses(QUERIES, deep)
+    assert every.height == 10
+    present = every.filter(pl.col("pass_index").is_in([0, 4])).with_columns(
+        distiller=pl.lit("weak"), distiller_fingerprint=pl.lit(deep.distiller_fingerprint)
+    )
+    due = pl.DataFrame({"query_id": [second, first, "gone"], "num_due": [3, 1, 5]})
+    owed = owed_responses(QUERIES, present, deep, due)
+    assert owed.select("query_id", "pass_index").rows() == [(second, 1), (second, 2)]
+    assert set(owed["response_id"]) < set(every["response_id"])
+    assert still_expected(present, QUERIES, [deep]).height == 4, "a pass that was paid for counts"
+    assert still_expected(present, QUERIES, [replace(deep, passes_policy=None)]).height == 2

@@ -6,6 +6,7 @@ import pytest
 
 from amr_pipeline.categories import Category
 from amr_pipeline.studies.study import (
+    AdaptivePasses,
     ConversationVerifier,
     JudgeModel,
     MathVerifier,
@@ -33,6 +34,10 @@ def second(*rows: SecondOpinion, **changed):
     return {"second_opinions": (*rows, replace(OPINION, **changed)) if changed else rows}
 
 
+def adaptive(num_passes=8, **changed):
+    return {"distillers": (replace(WEAK, num_passes=num_passes, passes_policy=AdaptivePasses(**changed)), STRONG)}
+
+
 CONTRADICTIONS = [
     ({"sources": (SOURCE, SOURCE)}, "source 'numbers' occurs 2 times"),
     ({"distillers": (replace(WEAK, name="a|b"), STRONG)}, "may hold only letters"),
@@ -49,6 +54,15 @@ CONTRADICTIONS = [
     ({"distillers": (replace(WEAK, engine="imported"), STRONG)}, "needs reads= and responses_at="),
     ({"distillers": (replace(WEAK, engine="http", model="package:x"), STRONG)}, "name the model as its server does"),
     ({"distillers": (replace(WEAK, engine="http", max_model_len=100), STRONG)}, "leaves no room for a prompt"),
+    (adaptive(first=0), "wanted 1 <= first <= num_passes <= most"),
+    (adaptive(first=9), "first 9, num_passes 8, most 16"),
+    (adaptive(most=7), "wanted 1 <= first <= num_passes <= most"),
+    (adaptive(step=0), "and step >= 1"),
+    (adaptive(confidence=1.0), "confidence 1.0 is not between 0 and 1"),
+    (adaptive(confidence=0.95), "a tier takes 7 passes to settle, and no query is looked at between"),
+    (adaptive(num_passes=4), "so nothing can be saved"),
+    (adaptive(unless_settled_by=("absent",)), "unless_settled_by names 'absent', which the study does not have"),
+    (adaptive(unless_settled_by=("weak",)), "unless_settled_by names 'weak', which is not cheaper"),
     ({"selection_recipes": (replace(RECIPE, distillers=("absent",)),)}, "names distiller 'absent'"),
     ({"selection_recipes": (replace(RECIPE, rules=(RULE, RULE)),)}, "two rules for one category"),
     (selecting(lowest_score=1.0), "lowest_score 1.0 is outside the category's range"),
@@ -100,3 +114,8 @@ def test_a_score_range_is_that_of_the_category():
 def test_a_category_column_replaces_a_category():
     mixed = replace(SOURCE, category=None, columns=QueryColumns(category="domain"))
     assert small_study(sources=(mixed,)).sources == (mixed,)
+
+
+def test_a_policy_that_can_save_something_is_taken():
+    assert small_study(**adaptive(unless_settled_by=("strong",))).distiller("weak").most_passes == 16
+    assert small_study(**adaptive(confidence=0.95, step=3)).distiller("weak").most_passes == 16

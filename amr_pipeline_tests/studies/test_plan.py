@@ -10,7 +10,7 @@ from amr_pipeline.assets.partitions import stored_partitions
 from amr_pipeline.categories import Category
 from amr_pipeline.studies.loading import load_study
 from amr_pipeline.studies.plan import MOST_KEYS, plan
-from amr_pipeline.studies.study import JsonLines, ResponseColumns
+from amr_pipeline.studies.study import AdaptivePasses, JsonLines, ResponseColumns
 from amr_pipeline_tests.studies.small import STRONG, WEAK, small_study
 
 
@@ -89,3 +89,11 @@ def test_the_text_is_aligned_and_complete():
     assert weak.split() == ["weak", "1,000", "4", "4,000", "4,000", "unknown", "1"]
     assert strong.split() == ["strong", "1,000", "4", "4,000", "3,500", "1.75e+05", "1"]
     assert header.index("owed") + len("owed") == weak.rindex("4,000") + len("4,000")
+
+
+def test_adaptive_passes_are_planned_at_the_most_they_may_come_to():
+    deep = replace(WEAK, num_passes=8, passes_policy=AdaptivePasses())
+    found = plan(small_study(distillers=(deep, STRONG)), 10)
+    assert (found.distillers[0].expected, found.distillers[0].passes) == (80, "<= 8 (4-16)")
+    assert "<= 8 (4-16)" in found.text()
+    assert found.distillers[1].passes == "4"
