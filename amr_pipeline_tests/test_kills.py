@@ -36,6 +36,7 @@ STUDY = replace(
     benchmarks=(),
     distillers=(replace(MICRO.distillers[0], num_passes={max(4, NUM_KILLS * RESPONSES_BETWEEN // 60)}),),
     selection_recipes=(),
+    second_opinions=(),
     training_recipes=(),
 )
 """
@@ -58,10 +59,12 @@ def kill_engine(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill_node(process: subprocess.Popen[bytes]) -> None:
-    """The raylet: its workers end with it, and a driver on its own machine has no node left."""
+    """The raylet with its workers: a driver on its own machine has no node left, and says so."""
     for raylet in below(process, "raylet"):
         with suppress(psutil.NoSuchProcess):
-            raylet.kill()
+            for one in [raylet, *raylet.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 def kill_driver(process: subprocess.Popen[bytes]) -> None:
@@ -92,6 +95,7 @@ def test_whatever_is_killed_every_response_is_there_once_and_little_is_written_t
             assert process.returncode != 0, f"the work ended before kill {kills}: {told.said.read_text()[-2000:]}"
             process = told.start("responses")
             started.append(kills)
+            assert started.count(kills) < 4, f"it does not start: {told.said.read_text()[-2000:]}"
         if not written_or_ended(told, process, told.written + draw.randint(1, RESPONSES_BETWEEN), seconds=120):
             assert process.poll() is not None, told.said.read_text()[-2000:]
             continue

@@ -37,7 +37,7 @@ SUSPECTS_TOGETHER = 8
 MOST_DEATHS = 5
 """Deaths in a row without one answer between them, after which the machine or the model is at fault."""
 
-SECONDS_BETWEEN_WARNINGS = 60.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_WARNINGS = 5.0, 60.0
 
 PROBE_SECONDS = 1_800.0
 """Longest wait for an engine that is to answer a harmless question: large models load for many minutes."""
@@ -179,13 +179,21 @@ class Pool:
     def _wait_for(self, replica: Replica) -> None:
         """Wait until an engine is ready, which it shows by saying its name, and holds the pool's weights."""
         seconds = 0.0
-        while not ray.wait([replica.starting], timeout=SECONDS_BETWEEN_WARNINGS)[0]:
-            seconds += SECONDS_BETWEEN_WARNINGS
-            self.warn_of_waiting(seconds)
+        while not ray.wait([replica.starting], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+            seconds += SECONDS_BETWEEN_LOOKS
+            self.look_while_waiting(seconds)
         self.arrive(replica)
 
-    def warn_of_waiting(self, seconds: float) -> None:
-        """Say that an engine is not ready yet."""
+    def look_while_waiting(self, seconds: float) -> None:
+        """Say now and then that an engine is not ready yet.
+
+        Raises:
+            EngineStartError: there is no node left that it could start on.
+        """
+        if not any(node["Alive"] for node in ray.nodes()):
+            raise EngineStartError(f"no node of the Ray cluster is alive to start the engine of {self.settings.model}")
+        if seconds % SECONDS_BETWEEN_WARNINGS >= SECONDS_BETWEEN_LOOKS:
+            return
         log.warning(
             "engine of %s not ready after %.0f s: it loads, or waits for %g GPUs (the cluster has %g)",
             self.settings.model,
@@ -235,11 +243,11 @@ class _Run:
         try:
             while busy := self._feed():
                 events = {replica.starting or replica.exchange: replica for replica in busy}
-                ready, _ = ray.wait(list(events), num_returns=1, timeout=SECONDS_BETWEEN_WARNINGS)
+                ready, _ = ray.wait(list(events), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
                 if not ready:
-                    waited += SECONDS_BETWEEN_WARNINGS
+                    waited += SECONDS_BETWEEN_LOOKS
                     if any(replica.starting for replica in busy):
-                        self._pool.warn_of_waiting(waited)
+                        self._pool.look_while_waiting(waited)
                     continue
                 waited, replica = 0.0, events[ready[0]]
                 if replica.starting is not None:

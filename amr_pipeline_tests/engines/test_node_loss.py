@@ -42,7 +42,7 @@ class Slow:
             for work in done
         ]
 
-engine_replicas.SECONDS_BETWEEN_WARNINGS = 5.0
+engine_replicas.SECONDS_BETWEEN_LOOKS = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 while ray.cluster_resources().get("CPU") != 2:
     time.sleep(0.2)
