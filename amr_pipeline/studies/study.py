@@ -262,6 +262,7 @@ class Distiller:
         revision: commit of a hub model or `sha256:` digest of a folder (`fingerprint.files_digest`); pinned.
         num_passes: independent responses per query (DeepDistill 2.3: 4); with a policy their mean at most.
         passes_policy: None: every query gets `num_passes`.
+        regeneration: a number, raised to have everything written anew; what was written before stays readable.
         engine: "vllm", "transformers", "http" for a server that knows `model` by that name (its address and key are
             deployment), or "imported" for responses that exist already (`reads`, `responses_at`).
         categories: the categories it answers; empty means all.
@@ -281,6 +282,7 @@ class Distiller:
     responses_at: ResponseColumns | None = None
     dtype: str = "auto"
     passes_policy: AdaptivePasses | None = field(default=None, metadata=IDENTITY_WHEN_SET)
+    regeneration: int | None = field(default=None, metadata=IDENTITY_WHEN_SET)
     tensor_parallel_size: int = field(default=1, metadata=NOT_IDENTITY)
     pipeline_parallel_size: int = field(default=1, metadata=NOT_IDENTITY)
     gpus_per_replica: float = field(default=1, metadata=NOT_IDENTITY)
@@ -313,6 +315,7 @@ class Distiller:
             self.responses_at,
             # The first wording adds nothing, so that what was paid for before there was a version keeps its identity.
             *([PROMPT_WORDING] if PROMPT_WORDING > 1 else []),
+            *([] if self.regeneration is None else [{"regeneration": self.regeneration}]),
         )
 
     def answers(self, category: Category) -> bool:

@@ -257,3 +257,16 @@ def test_a_budget_in_money_counts_the_gpus_that_are_held(asked: ImportedWorld, m
         one.finish()
     assert len(mine) == 2, "two quarters of an hour of four GPUs"
     assert budget.spent_money == 2.0
+
+
+def test_regenerating_is_said_in_the_row_and_leaves_what_was_written_readable(asked: ImportedWorld):
+    asked.materialize(assets=("responses",))
+    before = asked.store.read("responses", KEY)
+    asked.change("gpus_per_replica=0", "gpus_per_replica=0, regeneration=1")
+    assert KEY in asked.owed("responses")
+    asked.materialize(assets=("responses",))
+    after = asked.store.read("responses", KEY)
+    fresh = after.join(before, on="response_id", how="anti")
+    assert (before.height, fresh.height, after.height) == (6, 6, 12)
+    assert set(fresh["distiller_fingerprint"]) == {asked.study.distiller("one").distiller_fingerprint}
+    assert ledger(asked).is_empty

@@ -51,6 +51,7 @@ def test_shards_are_two_hex_digits_in_order(num_shards, last):
         {"system_prompt": "Think first."},
         {"prompt_suffixes": (PromptSuffix(category=Category.MATH, text="Box it."),)},
         {"dtype": "float32"},
+        {"regeneration": 1},
     ],
 )
 def test_what_changes_the_text_changes_the_distillers_identity(changed):
@@ -92,7 +93,8 @@ def test_every_field_of_a_row_decides_something():
     trees = [ast.parse(path.read_text()) for path in package.rglob("*.py") if path.name != "study.py"]
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     unread = [f"{kind.__name__}.{field.name}" for kind in ROW_TYPES for field in fields(kind) if field.name not in read]
-    assert set(unread) <= {"ResponseColumns.pass_index"}  # imported passes are numbered by their order
+    # Imported passes are numbered by their order; regenerating is in the identity of what is written, and nowhere else.
+    assert set(unread) <= {"ResponseColumns.pass_index", "Distiller.regeneration"}
 
 
 @pytest.mark.parametrize("kind", ROW_TYPES, ids=lambda kind: kind.__name__)
