@@ -78,6 +78,7 @@ class CountingEngine(VllmEngine):
 engine_pools._engine_class = lambda settings: CountingEngine
 engine_work.CPU_SEQUENCES = {SEQUENCES}
 response_ledger.RESPONSES_PER_PART, response_ledger.SECONDS_BETWEEN_PARTS = {RESPONSES_PER_PART}, 0.0
+response_ledger.MANY_PARTS = 10_000
 if sys.argv[1] == "responses":  # no command: what leads up to responses, and they themselves
     from amr_pipeline.assets.session import Session
     with Session.open() as session:

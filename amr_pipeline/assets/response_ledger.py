@@ -41,7 +41,9 @@ SECONDS_PER_PART = 5.0
 """A part is committed when it has so many responses, but not twice within half a second, or when five are over: what a
 kill can cost."""
 
-LARGEST_PART = 10_000
+LARGEST_PART, MANY_PARTS = 10_000, 100
+"""Most responses of a part; and so many parts after which they come less and less often, because every commit record
+names all parts so far."""
 
 _SAID = ("text", "finish_reason", "prompt_tokens", "response_tokens", "engine")
 
@@ -76,7 +78,7 @@ class LedgerPage:
         self.is_asked = False
         self._finish_reasons = Counter(counts)
         self._fresh: list[GeneratedResponse] = []
-        self._committed_at = time.monotonic()
+        self._committed_at, self._num_parts = time.monotonic(), 0
 
     def __enter__(self) -> "LedgerPage":
         """The page itself."""
@@ -95,8 +97,11 @@ class LedgerPage:
         self._finish_reasons[answer.finish_reason] += 1
         self.num_missing -= 1
         waited = time.monotonic() - self._committed_at
-        is_enough = len(self._fresh) >= RESPONSES_PER_PART and waited >= SECONDS_BETWEEN_PARTS
-        if is_enough or waited >= SECONDS_PER_PART or len(self._fresh) >= LARGEST_PART:
+        pause = SECONDS_BETWEEN_PARTS
+        if self._num_parts > MANY_PARTS:
+            pause = SECONDS_PER_PART * self._num_parts / MANY_PARTS
+        is_enough = len(self._fresh) >= RESPONSES_PER_PART and waited >= pause
+        if is_enough or waited >= max(pause, SECONDS_PER_PART) or len(self._fresh) >= LARGEST_PART:
             self.commit_part()
 
     def commit_part(self) -> None:
@@ -104,7 +109,7 @@ class LedgerPage:
         if self._fresh:
             self._writer.append(self._frame())
             self._writer.commit_part(self._notes())
-            self._fresh = []
+            self._fresh, self._num_parts = [], self._num_parts + 1
         self._committed_at = time.monotonic()
 
     def complete(self) -> "Commit":

@@ -259,6 +259,21 @@ def test_a_budget_in_money_counts_the_gpus_that_are_held(asked: ImportedWorld, m
     assert budget.spent_money == 2.0
 
 
+def test_parts_come_less_often_the_more_there_are(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(response_ledger, "SECONDS_BETWEEN_PARTS", 0.0)
+    monkeypatch.setattr(response_ledger, "RESPONSES_PER_PART", 1)
+    monkeypatch.setattr(response_ledger, "MANY_PARTS", 2)
+    mine = ledger(asked)
+    stored = []
+    for answer in answers(asked, mine):
+        mine.take(answer)
+        newest = asked.store.latest_any("responses", KEY)
+        stored.append(0 if newest is None else newest.rows)
+    assert stored == [1, 2, 3, 3, 3, 3], "after three parts the next one waits for seconds"
+    mine.finish()
+    assert asked.store.read("responses", KEY).height == 6
+
+
 def test_regenerating_is_said_in_the_row_and_leaves_what_was_written_readable(asked: ImportedWorld):
     asked.materialize(assets=("responses",))
     before = asked.store.read("responses", KEY)
