@@ -56,6 +56,7 @@ def test_an_asset_materializes_by_clicking(page: Page, address: str, home: Path)
 def test_the_graph_shows_every_asset(page: Page, address: str):
     graph = assemble(deployment_from_environment({}), STUDY).resolve_asset_graph()
     groups = {node.group_name for node in graph.asset_nodes}
+    page.set_viewport_size({"width": 3200, "height": 4000})  # what is out of sight is not drawn
     page.goto(f"{address}/asset-groups")
     shown = page.locator("foreignObject").filter(has_text=re.compile("."))
     expect(shown).to_have_count(len(groups))
