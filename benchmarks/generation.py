@@ -122,6 +122,7 @@ def ray_data(model: str, settings: EngineSettings, environment: dict[str, str], 
         model_source=model,
         batch_size=32,
         concurrency=1,
+        log_engine_metrics=False,  # else vLLM looks for a part of Ray that is not installed
         engine_kwargs={
             "max_model_len": settings.max_model_len,
             "dtype": "float32",
