@@ -12,6 +12,7 @@ Belongs here: opening, filling and completing partitions of tables of responses.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -84,11 +85,9 @@ class LedgerPage:
         """The page itself."""
         return self
 
-    def __exit__(self, error: object = None, problem: object = None, *_: object) -> None:
-        """Keep what came before an error; a partition that another run took is that run's."""
-        from amr_pipeline.engines.commits import CommitConflict
-
-        if error is not None and not isinstance(problem, CommitConflict):
+    def __exit__(self, error: object = None, *_: object) -> None:
+        """Keep what came before an error."""
+        if error is not None:
             self.commit_part()
 
     def take(self, answer: GeneratedResponse) -> None:
@@ -107,16 +106,20 @@ class LedgerPage:
     def commit_part(self) -> None:
         """Make what came so far durable."""
         if self._fresh:
-            self._writer.append(self._frame())
+            self._hand_over()
             self._writer.commit_part(self._notes())
-            self._fresh, self._num_parts = [], self._num_parts + 1
+            self._num_parts += 1
         self._committed_at = time.monotonic()
 
     def complete(self) -> "Commit":
         """Publish the partition; what got no answer stays owed."""
-        self._writer.append(self._frame())
-        self._fresh = []
+        self._hand_over()
         return self._writer.complete(counts=self._finish_reasons, notes=self._notes(), owed=self.num_missing)
+
+    def _hand_over(self) -> None:
+        """Give the writer what is fresh, once: where its commit fails, nobody tries the same rows again."""
+        frame, self._fresh = self._frame(), []
+        self._writer.append(frame)
 
     def _frame(self) -> pl.DataFrame:
         names = ("response_id", *_SAID)
@@ -168,9 +171,10 @@ class ResponseLedger:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Keep what came before an error."""
-        for page in self._open.values():
-            page.__exit__(*error)
+        """Keep what came before an error, of every partition, also where another one cannot be written."""
+        with ExitStack() as pages:
+            for page in self._open.values():
+                pages.callback(page.__exit__, *error)
 
     @property
     def is_empty(self) -> bool:

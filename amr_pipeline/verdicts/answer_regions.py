@@ -91,10 +91,9 @@ def both_hold(items: Sequence[Form], *, may_be_either: bool) -> Region | None:
         return None
     lows = [_bound(region.intervals[0].low, -math.inf) for region in regions]
     highs = [_bound(region.intervals[0].high, math.inf) for region in regions]
-    if None in lows or None in highs:
-        return None
-    low, high = max(lows), max(highs, key=lambda value: -value)  # type: ignore[type-var]
-    if low >= high:  # type: ignore[operator]
+    low = max((value for value in lows if value is not None), default=math.inf)
+    high = min((value for value in highs if value is not None), default=-math.inf)
+    if None in lows or None in highs or low >= high:
         return None
     lower = [region.intervals[0] for region, value in zip(regions, lows, strict=True) if value == low]
     upper = [region.intervals[0] for region, value in zip(regions, highs, strict=True) if value == high]

@@ -9,7 +9,7 @@ from amr_pipeline import tables
 from amr_pipeline.assets import response_ledger
 from amr_pipeline.assets.publication import Publication
 from amr_pipeline.assets.response_ledger import ResponseLedger
-from amr_pipeline.engines.commits import CommitConflict
+from amr_pipeline.engines.commits import Commit, CommitConflict
 from amr_pipeline.engines.imported_responses import imported_responses
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.cost import Cost, EngineTime, noted_cost
@@ -79,6 +79,38 @@ def test_an_error_loses_nothing_that_came_before(asked: ImportedWorld):
     assert asked.store.latest("responses", KEY) is None, "no reader sees half of it"
     assert asked.store.read_any("responses", KEY).height == 3
     assert len(list(ledger(asked).requests())) == 3
+
+
+def test_what_cannot_be_written_hides_no_reason_and_costs_no_other_partition(
+    sharded: ImportedWorld, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(response_ledger, "SECONDS_BETWEEN_PARTS", 0.0)
+    monkeypatch.setattr(response_ledger, "RESPONSES_PER_PART", 2)
+    keys = [f"one|{shard}" for shard in sharded.study.shards]
+    mine = ledger(sharded, *keys)
+    asked = list(mine.requests())
+    by_key: dict[str, list[GenerationRequest]] = {}
+    for request in asked:
+        by_key.setdefault(mine._asked[request.response_id], []).append(request)
+    full, sound = [key for key in keys if len(by_key.get(key, ())) > 2][:2]
+    commit = type(sharded.store).commit
+
+    def refused(self: object, record: Commit) -> Commit:
+        if record.partition == full:
+            raise OSError("disk full")
+        return commit(sharded.store, record)
+
+    monkeypatch.setattr(type(sharded.store), "commit", refused)
+
+    def fill() -> None:
+        with mine:
+            mine.take(reply(by_key[sound][0]))  # not enough for a part
+            for request in by_key[full]:
+                mine.take(reply(request))
+
+    with pytest.raises(OSError, match="disk full"):
+        fill()
+    assert sharded.store.read_any("responses", sound).height == 1
 
 
 def test_a_partition_is_opened_when_its_turn_comes_and_completed_by_its_last_answer(sharded: ImportedWorld):
