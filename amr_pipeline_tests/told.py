@@ -16,7 +16,7 @@ import polars as pl
 import psutil
 
 from amr_pipeline.assets.partitions import stored_partitions
-from amr_pipeline.engines.engine_replicas import BATCHES_IN_FLIGHT
+from amr_pipeline.engines.engine_stream import BATCHES_IN_FLIGHT
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.loading import load_study
 from amr_pipeline.studies.study import Study

@@ -26,10 +26,12 @@ from amr_pipeline.verdicts.verifier import CompareAnswers, RunPrograms
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.engine_pools import EnginePools
+    from amr_pipeline.engines.engine_replicas import PoolLoad
     from amr_pipeline.engines.http_answers import HttpKey
     from amr_pipeline.engines.http_engine import HttpEngine
     from amr_pipeline.engines.http_limits import HttpBudget
     from amr_pipeline.engines.mlflow_runs import MlflowRuns
+    from amr_pipeline.engines.pool_keeper import PoolStatus
     from amr_pipeline.engines.tables_on_disk import TableStore
 
 
@@ -46,7 +48,8 @@ class Deployment:
         ray_address: an existing cluster, or None for one inside this process.
         mlflow_uri: tracking store.
         max_engines: models in memory at a time.
-        engines_per_model: engines that share one model's work.
+        engines_per_model: engines that share one model's work, the fewest and the most.
+        pool_idle_seconds: how long a pool of engines on an existing cluster stays when nobody uses it.
         regrade_cron: when the schedule `regrade` looks for owed verdicts.
         regrade_partitions: runs that one tick of it may request, so that a changed verifier does not flood the queue.
         price_per_gpu_hour: what a GPU costs an hour, in whatever money; None where nobody said.
@@ -67,7 +70,8 @@ class Deployment:
     ray_address: str | None
     mlflow_uri: str
     max_engines: int
-    engines_per_model: int
+    engines_per_model: tuple[int, int]
+    pool_idle_seconds: int
     regrade_cron: str
     regrade_partitions: int
     price_per_gpu_hour: float | None = None
@@ -110,7 +114,8 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         ray_address=environ.get("AMR_RAY_ADDRESS") or None,
         mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         max_engines=variables.count("AMR_MAX_ENGINES", environ.get("AMR_MAX_ENGINES"), 2),
-        engines_per_model=variables.count("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
+        engines_per_model=variables.count_range("AMR_ENGINES_PER_MODEL", environ.get("AMR_ENGINES_PER_MODEL"), 1),
+        pool_idle_seconds=variables.count("AMR_POOL_IDLE_SECONDS", environ.get("AMR_POOL_IDLE_SECONDS"), 900),
         regrade_cron=cron,
         regrade_partitions=variables.count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
         price_per_gpu_hour=price,
@@ -168,7 +173,8 @@ class Platform(dg.ConfigurableResource):
     ray_address: str | None = None
     mlflow_uri: str
     max_engines: int = 2
-    engines_per_model: int = 1
+    engines_per_model: list[int] = [1, 1]
+    pool_idle_seconds: int = 900
     price_per_gpu_hour: float | None = None
     tokens_per_gpu_second: dict[str, float] = {}
     budget_tokens: int | None = None
@@ -189,7 +195,8 @@ class Platform(dg.ConfigurableResource):
             ray_address=deployment.ray_address,
             mlflow_uri=deployment.mlflow_uri,
             max_engines=deployment.max_engines,
-            engines_per_model=deployment.engines_per_model,
+            engines_per_model=list(deployment.engines_per_model),
+            pool_idle_seconds=deployment.pool_idle_seconds,
             price_per_gpu_hour=deployment.price_per_gpu_hour,
             tokens_per_gpu_second=dict(deployment.tokens_per_gpu_second),
             budget_tokens=deployment.budget_tokens,
@@ -228,6 +235,14 @@ class Platform(dg.ConfigurableResource):
     def gpus_held(self, row: Distiller) -> float:
         """GPUs that a distiller's engines hold while they write; asked while they are open."""
         return self.pools().gpus_held(row) if row.engine in ("vllm", "transformers") else 0.0
+
+    def engine_load(self, row: Distiller) -> "PoolLoad | None":
+        """How full a distiller's engines are; None where it has none of ours, or they are not asked now."""
+        return self.pools().load(row) if row.engine in ("vllm", "transformers") and _engines else None
+
+    def listed_pools(self) -> "list[PoolStatus]":
+        """Pools of engines on the cluster that the deployment names, whoever made them; none without one."""
+        return self.pools().listed() if self.ray_address is not None else []
 
     def budget(self) -> Budget:
         """What a run that begins now may spend on responses."""
@@ -310,13 +325,15 @@ def _open_engines(platform: Platform) -> "EnginePools":
     key = f"{platform.ray_address}|{platform.home}"
     with _opening:
         if key not in _engines:
-            from amr_pipeline.engines.engine_pools import open_pools
+            from amr_pipeline.engines.engine_pools import PoolSize, open_pools
 
+            fewest, most = platform.engines_per_model
             _engines[key] = open_pools(
                 ray_address=platform.ray_address,
                 cache=platform.folder("engine_cache"),
                 max_engines=platform.max_engines,
-                num_replicas=platform.engines_per_model,
+                size=PoolSize(fewest=fewest, most=most),
+                idle_seconds=platform.pool_idle_seconds,
             )
         return _engines[key]
 

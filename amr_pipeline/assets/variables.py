@@ -50,6 +50,19 @@ def count(name: str, given: str | None, default: int) -> int:
     return int(text)
 
 
+def count_range(name: str, given: str | None, default: int) -> tuple[int, int]:
+    """`2` as (2, 2) and `1-8` as (1, 8): the fewest and the most."""
+    fewest, dash, most = (given or str(default)).partition("-")
+    wanted = f"{name} is {given!r}; wanted a whole number from 1, or the fewest and the most, as 1-8"
+    try:
+        found = count(name, fewest, default), count(name, most if dash else fewest, default)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if found[0] > found[1] or (dash and not most):
+        raise ValueError(wanted)
+    return found
+
+
 def amount(name: str, given: str | None) -> float | None:
     """A positive number, or None for nothing."""
     if not given:

@@ -1,5 +1,8 @@
 """Which engines are alive: warm between calls, at most so many at a time, the one idle longest goes first.
 
+On a cluster of its own, a process has pools of its own. On an existing cluster pools outlive it and are shared
+(`kept_pools`).
+
 Belongs here: the callables that chapters declare (`responses.generation`, `verdicts.verifier`), and who may use which
 engine when. Does not belong here: an actor's life and the streaming loop (`engine_replicas`), the engine itself.
 """
@@ -14,9 +17,11 @@ from pathlib import Path
 
 import ray
 
-from amr_pipeline.engines.engine_replicas import Pool
+from amr_pipeline.engines.engine_replicas import Pool, PoolLoad, PoolSize
 from amr_pipeline.engines.engine_work import EngineSettings, Family, Work
+from amr_pipeline.engines.kept_pools import KeptPool, kept_pool, listed_pools, make_room, stop_idle_pools
 from amr_pipeline.engines.model_folders import check_folder, model_address
+from amr_pipeline.engines.pool_keeper import PoolStatus
 from amr_pipeline.engines.ray_cluster import ensure_ray, leave_ray
 from amr_pipeline.responses.generation import (
     GeneratedResponse,
@@ -39,7 +44,8 @@ class EnginePools:
         ray_address: an existing cluster, or None for a private one.
         cache: folder for engine caches.
         max_engines: models alive at a time; each takes about 2 GiB on CPU.
-        num_replicas: engines of one model.
+        size: engines of one model.
+        idle_seconds: how long a pool on an existing cluster stays without a caller.
         family: "transformers" makes plain transformers stand in for vLLM; a distiller's row may ask for it, too.
     """
 
@@ -49,12 +55,14 @@ class EnginePools:
         ray_address: str | None,
         cache: Path,
         max_engines: int,
-        num_replicas: int = 1,
+        size: PoolSize | None = None,
+        idle_seconds: float = 900.0,
         family: Family = "vllm",
     ) -> None:
         self._address, self._cache = ray_address, cache
         self._family: Family = family
-        self._max, self._num_replicas = max_engines, num_replicas
+        self._max, self._size, self._idle_seconds = max_engines, size or PoolSize(), idle_seconds
+        self._kept: dict[EngineSettings, KeptPool] = {}
         self._pools: dict[EngineSettings, Pool] = {}
         self._users: dict[EngineSettings, int] = {}
         self._locks: dict[EngineSettings, threading.Lock] = {}
@@ -124,17 +132,42 @@ class EnginePools:
                 yield RateReply(request_id=done.work_id, heads=done.heads, cause=cause)
 
     def gpus_held(self, row: Distiller | Scorer) -> float:
-        """GPUs that all engines of a row's pool hold while it is open; 0 where the cluster has none."""
+        """GPUs that a row's engines hold while its pool is open, or this process's part of them where it is shared.
+
+        0 where the cluster has none.
+        """
         ensure_ray(self._address)
         settings = self._settings(row)
-        of_one = settings.num_workers if settings.gpus > 0 and settings.num_workers > 1 else settings.gpus
-        return float(of_one * self._num_replicas)
+        if (kept := self._kept.get(settings)) is not None:
+            return kept.gpus
+        if (pool := self._pools.get(settings)) is not None and pool.replicas:
+            return pool.gpus
+        return float((settings.num_workers if settings.spans_workers else settings.gpus) * self._size.fewest)
+
+    def load(self, row: Distiller | Scorer) -> PoolLoad | None:
+        """How full a row's pool is; None while this process does not use it."""
+        if not ray.is_initialized():
+            return None
+        settings = self._settings(row)
+        if (kept := self._kept.get(settings)) is not None:
+            return kept.load
+        pool = self._pools.get(settings)
+        return pool.load() if pool is not None else None
+
+    def listed(self) -> list[PoolStatus]:
+        """Pools of the existing cluster, whoever made them; none where this process has a cluster of its own."""
+        if self._address is None:
+            return []
+        ensure_ray(self._address)
+        return listed_pools()
 
     def drop_all_idle(self) -> None:
         """End every pool that nobody uses now."""
         with self._changed:
             while self._drop_idle():
                 pass
+        if self._address is not None and ray.is_initialized():
+            stop_idle_pools()
 
     def close(self) -> None:
         """End every pool, and the cluster if it is this process's own."""
@@ -147,10 +180,14 @@ class EnginePools:
     @contextmanager
     def _pool(
         self, row: Distiller | Scorer, weights: Path | None = None, family: Family | None = None
-    ) -> Iterator[Pool]:
+    ) -> "Iterator[Pool | KeptPool]":
         """The row's pool for one caller, with other weights or its own; opening it may end the one idle longest."""
         ensure_ray(self._address)
         settings = self._settings(row, family)
+        if self._address is not None:
+            with self._place(settings, getattr(row, "name", row.model), weights) as kept:
+                yield kept
+            return
         pool, turn = self._claim(settings)
         try:
             with turn:
@@ -164,6 +201,19 @@ class EnginePools:
                     self._pools.pop(settings, None)
                 self._changed.notify_all()
 
+    @contextmanager
+    def _place(self, settings: EngineSettings, label: str, weights: Path | None) -> Iterator[KeptPool]:
+        """A place at a pool of the existing cluster."""
+        make_room(settings, self._size)
+        pool = KeptPool(settings, self._environment(settings), _engine_class(settings), self._size, self._idle_seconds)
+        with kept_pool(pool, label, None if weights is None else str(weights)):
+            self._kept[settings] = pool
+            try:
+                yield pool
+            finally:
+                if self._kept.get(settings) is pool:
+                    del self._kept[settings]
+
     def _claim(self, settings: EngineSettings) -> tuple[Pool, threading.Lock]:
         """A pool, perhaps not open yet, that stays until it is given back; engines start outside this lock."""
         with self._changed:
@@ -172,7 +222,7 @@ class EnginePools:
                     busy = ", ".join(one.model for one in self._pools)
                     log.warning("waiting for an engine: %d of %d are in use (%s)", len(self._pools), self._max, busy)
             pool = self._pools.pop(settings, None) or Pool(
-                settings, self._environment(settings), _engine_class(settings), num_replicas=self._num_replicas
+                settings, self._environment(settings), _engine_class(settings), size=self._size
             )
             self._pools[settings] = pool  # last in the dict is last used
             self._users[settings] = self._users.get(settings, 0) + 1
@@ -225,7 +275,9 @@ class EnginePools:
         return environment
 
 
-def _write(pool: Pool, sampling: Sampling, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
+def _write(
+    pool: Pool | KeptPool, sampling: Sampling, requests: Iterable[GenerationRequest]
+) -> Iterator[GeneratedResponse]:
     work = (
         Work(
             work_id=item.response_id,
@@ -265,7 +317,14 @@ def _engine_class(settings: EngineSettings) -> type:
     return VllmEngine
 
 
-def open_pools(*, ray_address: str | None, cache: Path, max_engines: int, num_replicas: int = 1) -> EnginePools:
+def open_pools(
+    *,
+    ray_address: str | None,
+    cache: Path,
+    max_engines: int,
+    size: PoolSize | None = None,
+    idle_seconds: float = 900.0,
+) -> EnginePools:
     """Pools of vLLM engines; of plain transformers, with a loud warning, where vLLM is not installed.
 
     An existing cluster brings its own installation, so only a private one is asked what it has.
@@ -280,5 +339,10 @@ def open_pools(*, ray_address: str | None, cache: Path, max_engines: int, num_re
         warnings.warn(message, stacklevel=2)
         log.warning(message)
     return EnginePools(
-        ray_address=ray_address, cache=cache, max_engines=max_engines, num_replicas=num_replicas, family=family
+        ray_address=ray_address,
+        cache=cache,
+        max_engines=max_engines,
+        size=size,
+        idle_seconds=idle_seconds,
+        family=family,
     )

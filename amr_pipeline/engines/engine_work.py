@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out: settings, work, answers, and the text of a prompt.
+"""What goes into an engine and what comes out: settings, work, answers, load, and the text of a prompt.
 
 Shared by both engine families and by the pools. Nothing here loads a model library, so a driver without one can
 describe work. Model output and queries are hostile: whatever a text holds, a piece of work ends as one `Done`.
@@ -18,7 +18,7 @@ CPU_BATCH_TOKENS = 2**16
 """Tokens of one step on CPU at most, whatever the context: the engine allocates for them when it starts."""
 
 GPU_SEQUENCES = 256
-"""Requests stepped together on a GPU."""
+"""Requests stepped together on a GPU, until the engine has said how many it takes (`Load`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,13 @@ class EngineSettings:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
+    def spans_workers(self) -> bool:
+        """Whether one engine is several processes with a GPU each."""
+        return self.gpus > 0 and self.num_workers > 1
+
+    @property
     def sequences(self) -> int:
-        """Requests stepped together.
+        """Requests stepped together; on a GPU, a first guess.
 
         On CPU `sequences * max_model_len` tokens must fit one step, because vLLM 0.29 crashes on a seeded request
         whose prompt is split between steps; a long context therefore leaves room for few requests.
@@ -90,6 +95,38 @@ class Done:
     response_tokens: int
     perplexity: float | None = None
     heads: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How full an engine is.
+
+    Attributes:
+        running: requests that are stepped together.
+        waiting: requests that it was given and has not begun.
+        limit: requests that it would step together at most, as things are.
+        kv_use: share of its KV cache that is in use, 0 to 1; None for an engine that has none.
+    """
+
+    running: int
+    waiting: int
+    limit: int
+    kv_use: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged:
+    """What an engine hands back.
+
+    Attributes:
+        done: what finished.
+        returned: ids of work that it gives back unbegun, because it was asked to.
+        load: how full it is now.
+    """
+
+    done: list[Done]
+    load: Load
+    returned: tuple[str, ...] = ()
 
 
 def refused(work: Work, reason: str, prompt_tokens: int = 0) -> Done:

@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from amr_pipeline.engines.engine_work import (
     Done,
     EngineSettings,
+    Exchanged,
+    Load,
     Prompt,
     RefusedPromptError,
     Work,
@@ -61,14 +63,19 @@ class TransformersEngine:
         """Drop all work whose caller went away."""
         self._waiting.clear()
 
-    def exchange(self, new: list[Work], at_least: int, seconds: float) -> list[Done]:
-        """Take new work, then answer until `at_least` pieces are done, `seconds` are over, or nothing is left."""
+    def exchange(self, new: list[Work], at_least: int, seconds: float, give_back: int = 0) -> Exchanged:
+        """Take new work, then answer until `at_least` pieces are done, `seconds` are over, or nothing is left.
+
+        Up to `give_back` pieces of what is left are handed back unbegun.
+        """
         self._waiting += new
         finished: list[Done] = []
         deadline = time.monotonic() + seconds
         while self._waiting and len(finished) < at_least and time.monotonic() < deadline:
             finished.append(self._one(self._waiting.popleft()))
-        return finished
+        back = [self._waiting.pop().work_id for _ in range(min(give_back, len(self._waiting)))]
+        load = Load(running=0, waiting=len(self._waiting), limit=self._settings.sequences)
+        return Exchanged(done=finished, returned=tuple(back), load=load)
 
     @torch.no_grad()
     def _one(self, work: Work) -> Done:

@@ -9,14 +9,18 @@ whose prefill is split crash; prompt logprobs compile a kernel for 20 s; support
 
 import math
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from amr_pipeline.engines.admission import Admission
 from amr_pipeline.engines.engine_work import (
     LOOP_REPEATS,
     LOOP_TOKENS,
     Done,
     EngineSettings,
+    Exchanged,
+    Load,
     Prompt,
     RefusedPromptError,
     Work,
@@ -33,6 +37,29 @@ class _Pending:
 
     work: Work
     opening: str
+
+
+class _Fullness:
+    """The newest statistics of the engine's core, in place of vLLM's loggers."""
+
+    running, waiting, kv_use = 0, 0, 0.0
+
+    def record(self, scheduler_stats: Any, **_: Any) -> None:
+        """Called by vLLM after every step."""
+        self.running, self.waiting = scheduler_stats.num_running_reqs, scheduler_stats.num_waiting_reqs
+        self.kv_use = scheduler_stats.kv_cache_usage
+
+
+def _watch(llm_engine: Any) -> _Fullness:
+    """Have the core's statistics and nothing else.
+
+    Those of every request and token, which vLLM would collect as well, cost 15 % of a small model's speed on CPU.
+    """
+    fullness = _Fullness()
+    llm_engine.log_stats = llm_engine.output_processor.log_stats = False
+    llm_engine.logger_manager = fullness
+    llm_engine.do_log_stats_with_interval = lambda: None
+    return fullness
 
 
 class VllmEngine:
@@ -55,11 +82,14 @@ class VllmEngine:
             load_format="safetensors",  # never a pickle, even where a repository has both
             generation_config="vllm",
             seed=0,
-            disable_log_stats=True,
+            disable_log_stats=False,  # the engine's core says how full it is only with statistics on
             **_shape(settings),
         )
+        self._fullness = _watch(self._engine.llm_engine)
+        self._admission = Admission(self._engine.llm_engine.vllm_config.scheduler_config.max_num_seqs)
         self._tokenizer = self._engine.get_tokenizer()
         self._longest = settings.max_model_len
+        self._waiting: deque[Work] = deque()
         self._pending: dict[str, _Pending] = {}
 
     def name(self) -> str:
@@ -77,16 +107,48 @@ class VllmEngine:
         """Drop all work whose caller went away."""
         self._engine.llm_engine.abort_request(list(self._pending))
         self._pending.clear()
+        self._waiting.clear()
 
-    def exchange(self, new: list[Work], at_least: int, seconds: float) -> list[Done]:
-        """Take new work, then step until `at_least` pieces are done, `seconds` are over, or nothing is left."""
-        finished = [done for work in new if (done := self._add(work)) is not None]
+    def exchange(self, new: list[Work], at_least: int, seconds: float, give_back: int = 0) -> Exchanged:
+        """Take new work, then step until `at_least` pieces are done, `seconds` are over, or nothing is left.
+
+        Work waits here, and not inside vLLM, until the KV cache has room for it; up to `give_back` pieces of what
+        waits in the end are handed back unbegun.
+        """
+        self._waiting += new
+        finished = self._admit()
         deadline = time.monotonic() + seconds
-        steps = self._engine.llm_engine
         while self._pending and len(finished) < at_least and time.monotonic() < deadline:
-            ended = [output for output in steps.step() if output.finished]
-            finished += [self._done(self._pending.pop(output.request_id), output) for output in ended]
-        return finished
+            finished += self._step()
+            finished += self._admit()
+        back = [self._waiting.pop().work_id for _ in range(min(give_back, len(self._waiting)))]
+        return Exchanged(done=finished, returned=tuple(back), load=self._load())
+
+    def _step(self) -> list[Done]:
+        """One token for everything that runs; what came to its end."""
+        ended = [output for output in self._engine.llm_engine.step() if output.finished]
+        full = self._fullness
+        self._admission.see(running=full.running, waiting=full.waiting, kv_use=full.kv_use)
+        if ended:
+            self._admission.finished(len(ended), full.kv_use)
+        return [self._done(self._pending.pop(output.request_id), output) for output in ended]
+
+    def _admit(self) -> list[Done]:
+        """Begin what there is room for; what cannot be done at all."""
+        refusals: list[Done] = []
+        while self._waiting and len(self._pending) < self._admission.limit:
+            done = self._add(self._waiting.popleft())
+            if done is not None:
+                refusals.append(done)
+        return refusals
+
+    def _load(self) -> Load:
+        return Load(
+            running=len(self._pending),
+            waiting=len(self._waiting),
+            limit=self._admission.limit,
+            kv_use=self._fullness.kv_use if self._pending else 0.0,
+        )
 
     def _add(self, work: Work) -> Done | None:
         """Queue one piece of work, or say at once why it cannot be done: the boundary where a refusal becomes data."""
@@ -147,7 +209,7 @@ def _shape(settings: EngineSettings) -> dict[str, Any]:
         return {
             "dtype": settings.dtype,
             "gpu_memory_utilization": 0.9,
-            "max_num_seqs": settings.sequences,
+            # `max_num_seqs` is vLLM's own for the device; how many of them run is what `Admission` learns.
             # The pool reserved one bundle per GPU, on as many nodes as it takes; vLLM's workers go there.
             "distributed_executor_backend": "ray" if settings.num_workers > 1 else "uni",
         }

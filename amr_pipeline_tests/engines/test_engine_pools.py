@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from amr_pipeline.engines import engine_pools
-from amr_pipeline.engines.engine_pools import EnginePools
+from amr_pipeline.engines.engine_pools import EnginePools, PoolSize
 from amr_pipeline.engines.model_folders import folder_digest, model_address
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, ScoringRequest
 from amr_pipeline.studies.micro import REVISIONS, STUDY, WEIGHTS
@@ -101,7 +101,7 @@ def test_gpus_held_are_those_of_all_engines_and_none_where_there_is_none(
     has = {"GPU": 8.0}
     monkeypatch.setattr(engine_pools, "ensure_ray", lambda address: None)
     monkeypatch.setattr(engine_pools.ray, "cluster_resources", lambda: has)
-    pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, num_replicas=3)
+    pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, size=PoolSize(fewest=3, most=3))
     assert pools.gpus_held(replace(STRONG, gpus_per_replica=0.5)) == 1.5
     sharded = replace(STRONG, gpus_per_replica=4, tensor_parallel_size=2, pipeline_parallel_size=2)
     assert pools.gpus_held(sharded) == 12.0

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 import pytest
 
 from amr_pipeline.engines import engine_replicas
-from amr_pipeline.engines.engine_replicas import EngineKeepsDyingError, EngineStartError, Pool
-from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
+from amr_pipeline.engines.engine_replicas import Pool, PoolSize
+from amr_pipeline.engines.engine_stream import EngineKeepsDyingError, EngineStartError
+from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
 pytestmark = pytest.mark.engines
 
@@ -30,7 +31,7 @@ class Scripted:
     def forget(self) -> None:
         self._held.clear()
 
-    def exchange(self, new: list[Work], at_least: int, seconds: float) -> list[Done]:
+    def exchange(self, new: list[Work], at_least: int, seconds: float, give_back: int) -> Exchanged:
         self._held += new
         asked = {work.messages[0][1] for work in self._held}
         if "poison" in asked or self._own == "dies of anything":
@@ -38,15 +39,19 @@ class Scripted:
         if "bug" in asked:
             raise RuntimeError("the engine is in no known state")
         ready, self._held = self._held[:at_least], self._held[at_least:]
-        return [
-            Done(work_id=work.work_id, text=f"{self._weights} {os.getpid()}", finish_reason="stop", prompt_tokens=1, response_tokens=1)
-            for work in ready
-        ]  # fmt: skip
+        text = f"{self._weights} {os.getpid()}"
+        return Exchanged(
+            done=[
+                Done(work_id=work.work_id, text=text, finish_reason="stop", prompt_tokens=1, response_tokens=1)
+                for work in ready
+            ],
+            load=Load(running=min(8, len(self._held)), waiting=max(0, len(self._held) - 8), limit=64),
+        )
 
 
 def pool(model: str = "own", replicas: int = 1) -> Pool:
     settings = EngineSettings(model=model, revision=None, max_model_len=256, dtype="auto")
-    return Pool(settings, {}, Scripted, num_replicas=replicas)
+    return Pool(settings, {}, Scripted, size=PoolSize(fewest=replicas, most=replicas))
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ DRIVER = """
 import json, logging, os, signal, sys, time
 import ray
 
-from amr_pipeline.engines import engine_replicas
-from amr_pipeline.engines.engine_replicas import Pool
-from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
+from amr_pipeline.engines import engine_replicas, engine_stream
+from amr_pipeline.engines.engine_replicas import Pool, PoolSize
+from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
 class Slow:
     def __init__(self, settings):
@@ -32,22 +32,25 @@ class Slow:
         return "slow 1"
     def forget(self):
         self.held.clear()
-    def exchange(self, new, at_least, seconds):
+    def exchange(self, new, at_least, seconds, give_back):
         self.held += new
         time.sleep(0.2)
         done, self.held = self.held[:8], self.held[8:]
         node = ray.get_runtime_context().get_node_id()
-        return [
-            Done(work_id=work.work_id, text=node, finish_reason="stop", prompt_tokens=1, response_tokens=1)
-            for work in done
-        ]
+        return Exchanged(
+            done=[
+                Done(work_id=work.work_id, text=node, finish_reason="stop", prompt_tokens=1, response_tokens=1)
+                for work in done
+            ],
+            load=Load(running=8, waiting=0, limit=8),
+        )
 
-engine_replicas.SECONDS_BETWEEN_LOOKS = 1.0
+engine_replicas.SECONDS_BETWEEN_LOOKS = engine_stream.SECONDS_BETWEEN_LOOKS = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 while ray.cluster_resources().get("CPU") != 2:
     time.sleep(0.2)
 settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
-pool = Pool(settings, {}, Slow, num_replicas=2)
+pool = Pool(settings, {}, Slow, size=PoolSize(fewest=2, most=2))
 pool.open()
 work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(400)]
 answers = []

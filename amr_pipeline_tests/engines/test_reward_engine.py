@@ -51,7 +51,7 @@ def test_heads_are_the_classifiers_outputs_on_the_whole_conversation(folder: Pat
         Work(work_id="long", kind="rate", messages=(("user", "?"), ("assistant", "x" * 2_000))),
         Work(work_id="w", kind="write", messages=TURNS[:1]),
     ]
-    first, other, long, written = engine.exchange(work, 4, 60.0)
+    first, other, long, written = engine.exchange(work, 4, 60.0).done
     assert first.heads == pytest.approx(expected(folder, TURNS), abs=1e-4)
     assert other.heads != first.heads
     assert (long.heads, long.finish_reason) == (None, "error")
