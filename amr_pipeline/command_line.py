@@ -78,6 +78,28 @@ def regrade() -> None:
         session.regrade(say=_say)
 
 
+@app.command()
+def pools(
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="end this pool; may be given more than once")] = None,
+    stop_idle: Annotated[bool, typer.Option("--stop-idle", help="end every pool that nobody uses")] = False,
+    also_used: Annotated[bool, typer.Option("--also-used", help="with --stop: end it though somebody uses it")] = False,
+) -> None:
+    """Pools of engines on the cluster of AMR_RAY_ADDRESS: list them, or end some with their engines."""
+    from amr_pipeline.assets.pools import pools_text, stop_pools
+    from amr_pipeline.assets.resources import Platform, deployment_from_environment
+
+    platform = Platform.of(deployment_from_environment())
+    if not stop and not stop_idle:
+        _say(pools_text(platform))
+        return
+    try:
+        lines = stop_pools(platform, stop or (), also_used=also_used and bool(stop))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    for line in lines:
+        _say(line)
+
+
 @app.command("collect-garbage")
 def collect_garbage(
     older_than_hours: Annotated[

@@ -21,7 +21,7 @@ def test_help_is_light_and_lists_every_command():
     assert all(
         name in said
         for name in (
-            *("demo", "status", "forecast", "backfill", "regrade", "plan", "verify", "audit-import"),
+            *("demo", "status", "forecast", "pools", "backfill", "regrade", "plan", "verify", "audit-import"),
             *("collect-garbage", "make-micro-weights"),
         )
     )

@@ -55,6 +55,7 @@ WITHOUT_A_TEST_FILE = {
 
 ALLOWED_WORDS = {
     "io_manager",  # Dagster's own term
+    "logger_manager",  # vLLM's attribute
 }
 
 # ------------------------------------------------------------------------------------------------------------ files

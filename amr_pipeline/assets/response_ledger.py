@@ -24,7 +24,7 @@ from amr_pipeline.assets.publication import Publication, note_committed, note_cu
 from amr_pipeline.categories import Category
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.cost import EngineTime, with_cost
-from amr_pipeline.responses.expected import num_expected, owed_responses
+from amr_pipeline.responses.expected import longest_first, num_expected, owed_responses
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, seed_of
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.responses.prompts import prompt_messages
@@ -237,8 +237,11 @@ class ResponseLedger:
         fingerprints = self._lineage.fingerprints("responses", key)
         queries = self._store.read("queries", distiller_and_shard(key)[1])
         writer = self._store.writer("responses", key, fingerprints=fingerprints)
-        present = writer.found(["query_id", "pass_index", "distiller_fingerprint", "finish_reason"])
-        owed = owed_responses(queries, present, self._row, passes_due(self._study, self._store, key))
+        present = writer.found(
+            ["query_id", "category", "pass_index", "distiller_fingerprint", "finish_reason", "response_tokens"]
+        )
+        due = owed_responses(queries, present, self._row, passes_due(self._study, self._store, key))
+        owed = longest_first(due, self._lengths(distiller_and_shard(key)[1], present))
         is_imported = self._row.engine == "imported"
         seeds = [None if is_imported else seed_of(identity) for identity in owed.get_column("response_id")]
         known = owed.select("response_id", "query_id", "category", "pass_index").with_columns(
@@ -258,6 +261,17 @@ class ResponseLedger:
         self._unopened.pop(key, None)
         self.num_owed += owed.height
         return page, owed
+
+    def _lengths(self, shard: str, present: pl.DataFrame) -> pl.DataFrame:
+        """What is known of the lengths of a shard's responses: query_id, category and tokens of all that are stored."""
+        columns = ["query_id", "category", "response_tokens"]
+        others = [f"{row.name}|{shard}" for row in self._study.distillers if row.name != self._row.name]
+        return pl.concat(
+            [
+                present.select(columns),
+                self._store.read("responses", others, columns=columns, missing="empty"),
+            ]
+        )
 
     def _complete(self, key: str) -> None:
         note_committed(self._done, self._open.pop(key).complete())

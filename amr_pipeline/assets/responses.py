@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
+from amr_pipeline.assets.live_notes import LiveNotes
 from amr_pipeline.assets.partitions import ALL, StudyPartitions, distiller_and_shard, stored_partitions
+from amr_pipeline.assets.pools import pools_rows
 from amr_pipeline.assets.publication import (
     Built,
     Publication,
@@ -26,14 +29,14 @@ from amr_pipeline.assets.publication import (
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.categories import Category
-from amr_pipeline.report.summary import counts_plot
+from amr_pipeline.report.summary import counts_plot, markdown_table
 from amr_pipeline.responses import quality
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline.responses.generation import ScoringRequest
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.responses.prompts import prompt_messages
-from amr_pipeline.studies.study import Study
+from amr_pipeline.studies.study import Distiller, Study
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.tables_on_disk import TableStore
@@ -169,6 +172,7 @@ class Distilling:
                 "responses generated in this run": generated,
                 "response tokens written in this run": self._budget.spent_tokens,
                 "finish reasons": dg.MetadataValue.md(counts_plot(done.counts)),
+                **self._pools(),
             },
             checks=(
                 dg.AssetCheckResult(
@@ -186,6 +190,11 @@ class Distilling:
                 ),
             ),
         )
+
+    def _pools(self) -> dict[str, dg.MetadataValue]:
+        """The engine pools of the cluster, where the deployment names one."""
+        pools = self._platform.listed_pools()
+        return {"engine pools": dg.MetadataValue.md(markdown_table(*pools_rows(pools)))} if pools else {}
 
     def _filled(self) -> "Iterator[Filled]":
         """What was done for each distiller of the run; distillers are filled side by side."""
@@ -225,19 +234,27 @@ class Distilling:
         )
         if ledger.is_empty:
             return filled
-        progress = Progress(total=ledger.estimate, what=f"responses of {name}", say=progress_log.info)
+        load = partial(self._engines_of, row)
+        progress = Progress(total=ledger.estimate, what=f"responses of {name}", say=progress_log.info, beside=load)
+        live = LiveNotes(self._context.instance, "responses", name, load)
         try:
             with ledger:
                 # No engine is started to be told that nothing is asked.
                 for answer in () if budget.is_spent else self._platform.generate(row, ledger.requests(progress)):
                     ledger.take(answer)
                     progress.add(1, answer.response_tokens)
+                    live.note(progress)
                 ledger.finish()
         except HttpEngineError as error:
             owed = ledger.estimate - ledger.num_taken
             raise type(error)(f"{error}; {ledger.num_taken:,} responses came, {owed:,} stay owed") from None
         filled.owed, filled.generated = ledger.num_owed, ledger.num_taken
         return filled
+
+    def _engines_of(self, row: Distiller) -> str:
+        """How full a distiller's engines are; "" where it has none of ours."""
+        load = self._platform.engine_load(row)
+        return load.text() if load is not None else ""
 
 
 @dataclass(kw_only=True)

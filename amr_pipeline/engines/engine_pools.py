@@ -63,6 +63,7 @@ class EnginePools:
         self._family: Family = family
         self._max, self._size, self._idle_seconds = max_engines, size or PoolSize(), idle_seconds
         self._kept: dict[EngineSettings, KeptPool] = {}
+        self._known: dict[tuple[object, ...], EngineSettings] = {}
         self._pools: dict[EngineSettings, Pool] = {}
         self._users: dict[EngineSettings, int] = {}
         self._locks: dict[EngineSettings, threading.Lock] = {}
@@ -137,7 +138,7 @@ class EnginePools:
         0 where the cluster has none.
         """
         ensure_ray(self._address)
-        settings = self._settings(row)
+        settings = self._known_settings(row)
         if (kept := self._kept.get(settings)) is not None:
             return kept.gpus
         if (pool := self._pools.get(settings)) is not None and pool.replicas:
@@ -148,7 +149,7 @@ class EnginePools:
         """How full a row's pool is; None while this process does not use it."""
         if not ray.is_initialized():
             return None
-        settings = self._settings(row)
+        settings = self._known_settings(row)
         if (kept := self._kept.get(settings)) is not None:
             return kept.load
         pool = self._pools.get(settings)
@@ -235,13 +236,18 @@ class EnginePools:
         self._pools.pop(idle).close()
         return True
 
+    def _known_settings(self, row: Distiller | Scorer) -> EngineSettings:
+        """A row's settings; its model is looked at only if nobody has before."""
+        known = self._known.get(_loading(row))
+        return self._settings(row) if known is None else known
+
     def _settings(self, row: Distiller | Scorer, family: Family | None = None) -> EngineSettings:
         address, revision = model_address(row.model, row.revision)
         check_folder(address, row.max_model_len)
         asked: Family = "transformers" if getattr(row, "engine", None) == "transformers" else self._family
         # A cluster elsewhere may have scaled its GPU nodes to none and brings them when they are asked for.
         has_gpus = self._address is not None or bool(ray.cluster_resources().get("GPU"))
-        return EngineSettings(
+        settings = EngineSettings(
             model=address,
             revision=revision,
             max_model_len=row.max_model_len,
@@ -251,6 +257,9 @@ class EnginePools:
             gpus=row.gpus_per_replica if has_gpus else 0.0,
             family=family or asked,
         )
+        if family is None:
+            self._known[_loading(row)] = settings
+        return settings
 
     def _environment(self, settings: EngineSettings) -> dict[str, str]:
         """What the actor's process is started with; model libraries read it when they are imported."""
@@ -300,6 +309,13 @@ def _write(
             response_tokens=done.response_tokens,
             engine=pool.engine_name,
         )
+
+
+def _loading(row: Distiller | Scorer) -> tuple[object, ...]:
+    """All that a row says about how its model is loaded."""
+    names = ("model", "revision", "engine", "max_model_len", "dtype", "gpus_per_replica")
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size")
+    return tuple(getattr(row, name, None) for name in (*names, *sizes))
 
 
 def _engine_class(settings: EngineSettings) -> type:

@@ -8,9 +8,11 @@ whose prefill is split crash; prompt logprobs compile a kernel for 20 s; support
 """
 
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from amr_pipeline.engines.admission import Admission
@@ -29,6 +31,7 @@ from amr_pipeline.engines.engine_work import (
     refused,
     well_formed,
 )
+from amr_pipeline.engines.start_checks import needs_of, refuse_what_does_not_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class VllmEngine:
         # reads the environment that the actor was started with.
         import vllm
 
+        refuse_what_does_not_fit(settings, needs_of(_folder_of(settings), settings), _memory(settings))
         self._vllm, self._on_gpu = vllm, settings.gpus > 0
         self._engine = vllm.LLM(
             model=settings.model,
@@ -201,6 +205,32 @@ class VllmEngine:
             response_tokens=len(answer.token_ids),
             perplexity=perplexity,
         )
+
+
+def _folder_of(settings: EngineSettings) -> Path:
+    """Where the model's files are, or would be if they were on this disk already."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if Path(settings.model).is_dir():
+        return Path(settings.model)
+    try:
+        return Path(snapshot_download(settings.model, revision=settings.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return Path("/nonexistent")
+
+
+def _memory(settings: EngineSettings) -> int:
+    """Bytes that all workers have together: as many GPUs as this one, or what the machine has left."""
+    if settings.gpus > 0 and settings.num_workers == 1:
+        from vllm.platforms import current_platform
+
+        return current_platform.get_device_total_memory()
+    if settings.gpus > 0:
+        return sys.maxsize  # the actor of an engine of several workers holds no GPU that it could ask
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def _shape(settings: EngineSettings) -> dict[str, Any]:

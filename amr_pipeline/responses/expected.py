@@ -78,6 +78,28 @@ def owed_responses(
     return _identified(worklist.owed(_asked(queries, distiller, due), stored, ["query_id", "pass_index"]), distiller)
 
 
+def longest_first(owed: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The same rows, those whose response will be longest first, as far as stored responses tell.
+
+    What is begun last decides how long engines stand nearly empty, so it should be short. Lengths of one query are
+    alike over passes and distillers; where nothing of a query is stored, its category's mean stands in; where nothing
+    is known at all the order stays.
+
+    Args:
+        owed: query_id, category and anything else.
+        known: query_id, category and response_tokens of stored responses, whoever wrote them.
+    """
+    mean = pl.col("response_tokens").mean()
+    of_query = known.group_by("query_id").agg(mean.alias("of_query"))
+    of_category = known.group_by("category").agg(mean.alias("of_category"))
+    return (
+        owed.join(of_query, on="query_id", how="left", maintain_order="left")
+        .join(of_category, on="category", how="left", maintain_order="left")
+        .sort(pl.coalesce("of_query", "of_category"), descending=True, nulls_last=True, maintain_order=True)
+        .select(owed.columns)
+    )
+
+
 def still_expected(rows: pl.DataFrame, queries: pl.DataFrame, distillers: Sequence[Distiller]) -> pl.DataFrame:
     """Rows about responses that today's study expects: its distillers as they are, their passes, today's queries.
 

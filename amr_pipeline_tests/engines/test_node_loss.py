@@ -2,17 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from amr_pipeline_tests.conftest import REPOSITORY
+from amr_pipeline_tests.engines.nodes import head_node, node
 from amr_pipeline_tests.told import kill_tree
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -70,37 +66,9 @@ print(json.dumps({
 """
 
 
-@contextmanager
-def node(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Ray node of one CPU, as `ray start` makes it; everything below it ends with it."""
-    program = str(Path(sys.executable).parent / "ray")
-    command = [program, "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", *options]
-    environment = {
-        **os.environ,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    with (folder / f"node{len(options)}").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                kill_tree(process)
-
-
 def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, free_port: int):
     address = f"127.0.0.1:{free_port}"
-    sockets = tempfile.mkdtemp(prefix="amr-nodes-")  # names of sockets are short
-    head = (
-        f"--port={free_port}",
-        "--head",
-        "--node-ip-address=127.0.0.1",
-        "--include-dashboard=false",
-        f"--temp-dir={sockets}",
-    )
-    with node(tmp_path, *head), node(tmp_path, f"--address={address}", "--node-ip-address=127.0.0.1") as other:
+    with head_node(tmp_path, free_port), node(tmp_path, f"--address={address}", "--node-ip-address=127.0.0.1") as other:
         driver = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", DRIVER, address],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"},
@@ -110,7 +78,6 @@ def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, fre
         assert driver.stdout.readline() == "now\n"
         kill_tree(other)
         said, _ = driver.communicate("go on\n", timeout=200)
-    shutil.rmtree(sockets, ignore_errors=True)
     assert json.loads(said.splitlines()[-1]) == {
         "answered": 400,
         "distinct": 400,

@@ -84,9 +84,7 @@ def answers(one: KeptPool, count: int, weights: str | None = None, label: str = 
 
 def test_callers_share_engines_and_none_gets_the_answers_of_another(cluster: None):
     said: list[set[str]] = []
-    callers = [
-        threading.Thread(target=lambda: said.append(answers(pool("own"), 200, said="slowly"))) for _ in range(3)
-    ]
+    callers = [threading.Thread(target=lambda: said.append(answers(pool("own"), 200, said="slowly"))) for _ in range(3)]
     for one in callers:
         one.start()
     until(lambda: any(len(listed.callers) == 3 for listed in listed_pools()))

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amr_pipeline.categories import Category
-from amr_pipeline.responses.expected import expected_responses, num_expected, owed_responses, still_expected
+from amr_pipeline.responses.expected import (
+    expected_responses,
+    longest_first,
+    num_expected,
+    owed_responses,
+    still_expected,
+)
 from amr_pipeline.studies.study import AdaptivePasses
 from amr_pipeline_tests.studies.small import STRONG, WEAK
 
@@ -52,3 +58,35 @@ def test_adaptive_passes_owe_what_each_query_is_due_and_count_up_to_the_most():
     assert set(owed["response_id"]) < set(every["response_id"])
     assert still_expected(present, QUERIES, [deep]).height == 4, "a pass that was paid for counts"
     assert still_expected(present, QUERIES, [replace(deep, passes_policy=None)]).height == 2
+
+
+def test_the_longest_come_first_as_far_as_stored_responses_tell():
+    owed = pl.DataFrame(
+        {"query_id": ["a", "b", "c", "d", "e"], "category": ["math", "math", "code", "math", "chat"], "other": range(5)}
+    )
+    known = pl.DataFrame(
+        {
+            "query_id": ["b", "b", "a", "gone", "gone"],
+            "category": ["math", "math", "math", "code", "math"],
+            "response_tokens": [900, 1100, 10, 500, 0],
+        }
+    )
+    # d has math's mean, c has code's; of e nothing is known
+    assert longest_first(owed, known)["query_id"].to_list() == ["b", "d", "c", "a", "e"]
+    assert longest_first(owed, known.clear()).equals(owed)
+
+
+@given(st.permutations(range(8)), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 500)), max_size=12))
+def test_order_is_all_that_lengths_change(order: list[int], lengths: list[tuple[int, int]]):
+    owed = pl.DataFrame({"query_id": [f"q{index}" for index in order], "category": ["math"] * 8, "pass_index": order})
+    known = pl.DataFrame(
+        {
+            "query_id": [f"q{index}" for index, _ in lengths],
+            "category": ["code"] * len(lengths),
+            "response_tokens": [tokens for _, tokens in lengths],
+        },
+        schema={"query_id": pl.String, "category": pl.String, "response_tokens": pl.Int64},
+    )
+    found = longest_first(owed, known)
+    assert found.columns == owed.columns
+    assert found.sort("query_id").equals(owed.sort("query_id"))
