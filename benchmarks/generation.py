@@ -5,7 +5,9 @@ One run, one engine class, one model of random weights, all contestants warm (st
 - equal lengths: every answer has as many tokens. The pool against `vllm.LLM.generate` with the same settings in a
   process of its own, and against Ray Data's LLM processor on the same prompts.
 - heavy tail: one answer in a hundred is fifty times as long as the median. The pool's stream over all shards against
-  the same engine run shard by shard, with a barrier after each.
+  the same engine run shard by shard, with a barrier after each, and against Ray Data on the same prompts.
+- little memory: a model whose KV cache holds a third of what could be stepped together. The number of requests that is
+  learned from the cache's pressure against a fixed one.
 
 Ray Data starts its engine inside every execution, so its clock runs from its first finished batch to its last, over
 the tokens in between; the others' clocks run over everything.
@@ -24,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from amr_pipeline.engines.admission import Admission
 from amr_pipeline.engines.engine_pools import EnginePools
 from amr_pipeline.engines.engine_replicas import Pool
 from amr_pipeline.engines.engine_work import EngineSettings, Work
@@ -37,6 +40,9 @@ ROUNDS = 5
 CONTEXT = 1_536
 EQUAL_TOKENS, EQUAL_REQUESTS = 64, 640
 SHARDS, PER_SHARD, MEDIAN_TOKENS, LONG_TOKENS = 8, 100, 20, 1_000
+LARGE_CACHE = {"num_hidden_layers": 16, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+PRESSED_REQUESTS, PRESSED_TOKENS = 120, (300, 900)
+"""A token takes 64 KiB of the cache's 1 GiB; requests have lengths between these."""
 
 Measured = tuple[int, float]
 """Tokens and seconds."""
@@ -78,6 +84,17 @@ def random_model(folder: Path, **shape: object) -> str:
     set_seed(1)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
+
+
+class FixedEngine(VllmEngine):
+    """An engine that steps one number of requests together, whatever its cache holds: as many as it can, or fewer."""
+
+    number: int | None = None
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        self._admission = Admission(self.number or self._admission.limit)
+        self._admission.see = lambda **_: None
 
 
 def requests(lengths: Sequence[int], start: int = 0) -> list[Work]:
@@ -197,11 +214,35 @@ def compared(settings: EngineSettings, environment: dict[str, str], rounds: int)
     tailed = {
         "pool, streamed": lambda: through(pool, [[work for shard in shards for work in shard]]),
         "pool, a barrier after each shard": lambda: through(pool, shards),
+        "Ray Data": lambda: ray_data(
+            settings.model, settings, environment, [work for shard in shards for work in shard]
+        ),
     }
     figures = {"equal lengths": measure(same, rounds), "heavy tail": measure(tailed, rounds)}
     process.communicate()
     pool.close()
     return figures
+
+
+def pressed(folder: Path, environment: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Tokens per second of both kinds of admission where memory is short."""
+    model = random_model(folder, **LARGE_CACHE)
+    settings = EngineSettings(model=model, revision=None, max_model_len=CONTEXT, dtype="auto")
+    shortest, longest = PRESSED_TOKENS
+    step = (longest - shortest) // 12
+    work = requests([shortest + step * (place % 13) for place in range(PRESSED_REQUESTS)])
+    pools = {
+        "learned": Pool(settings, environment, VllmEngine),
+        "fixed": Pool(settings, environment, FixedEngine),
+    }
+    for pool in pools.values():
+        pool.open()
+    found = measure({name: lambda pool=pool: through(pool, [work]) for name, pool in pools.items()}, rounds)
+    for name, pool in pools.items():
+        load = pool.replicas[0].load
+        found[name]["limit_at_the_end"] = load.limit if load else None
+        pool.close()
+    return found
 
 
 def main(rounds: int = ROUNDS) -> None:
@@ -211,13 +252,17 @@ def main(rounds: int = ROUNDS) -> None:
         settings = EngineSettings(model=model, revision=None, max_model_len=CONTEXT, dtype="auto")
         pools = EnginePools(ray_address=None, cache=Path(scratch, "cache"), max_engines=1)
         ensure_ray()
-        figures = compared(settings, pools._environment(settings), rounds)
+        environment = pools._environment(settings)
+        figures = compared(settings, environment, rounds)
+        figures["little memory"] = pressed(Path(scratch, "large"), environment, rounds)
         pools.close()
     same, tail = figures["equal lengths"], figures["heavy tail"]
     ratios = {
         "pool over vllm.LLM.generate": _ratio(same, "pool", "vllm.LLM.generate"),
         "pool over Ray Data": _ratio(same, "pool", "Ray Data"),
         "streamed over barrier": _ratio(tail, "pool, streamed", "pool, a barrier after each shard"),
+        "streamed over Ray Data, heavy tail": _ratio(tail, "pool, streamed", "Ray Data"),
+        "learned over fixed, little memory": _ratio(figures["little memory"], "learned", "fixed"),
     }
     print(json.dumps(figures, indent=1))
     measured = {"benchmark": "generation", **figures, "ratios": ratios, "rounds": rounds}

@@ -107,4 +107,5 @@ def test_gpus_held_are_those_of_all_engines_and_none_where_there_is_none(
     assert pools.gpus_held(sharded) == 12.0
     assert pools.gpus_held(STRONG) == 0.0
     has.clear()
-    assert pools.gpus_held(sharded) == 0.0
+    without = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, size=PoolSize(fewest=3, most=3))
+    assert without.gpus_held(sharded) == 0.0

@@ -3,8 +3,7 @@
 Random weights of a Qwen2.5 shape, so that nothing is downloaded. In one run:
 
 - tokens per second of the pool against bare `vllm.LLM.generate` with the same settings, in turns;
-- how many requests are admitted at once: a fixed 256 against as many as the KV cache takes (`max_num_seqs` 1,024,
-  where the scheduler's own accounting of cache blocks decides);
+- how many requests are stepped together: a fixed 256 against the number that `Admission` learns from the KV cache;
 - one engine killed amid its work: every answer once, and the memory of the dead process given back.
 """
 
@@ -19,13 +18,12 @@ from typing import Any
 
 import psutil
 
-from amr_pipeline.engines import engine_work
 from amr_pipeline.engines.engine_pools import EnginePools
 from amr_pipeline.engines.engine_replicas import Pool
 from amr_pipeline.engines.engine_work import EngineSettings
 from amr_pipeline.engines.ray_cluster import ensure_ray
 from amr_pipeline.engines.vllm_engine import VllmEngine
-from benchmarks.generation import bare, measure, random_model, requests, start_bare, through
+from benchmarks.generation import FixedEngine, bare, measure, random_model, requests, start_bare, through
 from benchmarks.versions import measured_on
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -54,6 +52,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 CONTEXT = 4_096
 NUM_REQUESTS, TOKENS = 2_000, 512
+
+
+class FixedAt256(FixedEngine):
+    """The number that pools used before they learned it."""
+
+    number = 256
 
 
 def used_mebibytes() -> int | None:
@@ -99,14 +103,13 @@ def main(shape: str = "1.5b", rounds: int = 3) -> None:
         work, figures = requests([tokens] * num_requests), {}
         # One engine at a time: each takes most of the GPU's memory.
         rates: dict[str, Callable[[], tuple[int, float]]] = {}
-        for name, sequences in (("fixed at 256", 256), ("as the KV cache takes", 1_024)):
-            engine_work.GPU_SEQUENCES = sequences
-            pool = Pool(settings, environment, VllmEngine)
+        for name, engine in (("fixed at 256", FixedAt256), ("learned", VllmEngine)):
+            pool = Pool(settings, environment, engine)
             pool.open()
             through(pool, [work[:64]])
             rates[name] = lambda pool=pool: through(pool, [work])
             figures |= measure({f"pool, {name}": rates[name]}, rounds)
-            if name != "fixed at 256":
+            if name == "learned":
                 figures["killed amid its work"] = a_kill(pool, num_requests, tokens)
             pool.close()
             time.sleep(10 if on_gpu else 0)
