@@ -49,7 +49,6 @@ WITHOUT_A_TEST_FILE = {
     "amr_pipeline/engines/commits.py": "engines/test_tables_on_disk",
     "amr_pipeline/engines/deepspeed_loop.py": "runs in the workers of engines/test_deepspeed_training",
     "amr_pipeline/engines/vllm_engine.py": "runs in the actors of engines/test_engine_pools",
-    "amr_pipeline/engines/ray_cluster.py": "every test of an engine",
     "amr_pipeline/engines/micro_weights.py": "takes ten minutes; amr make-micro-weights, whose result test_model_folders pins",
 }
 

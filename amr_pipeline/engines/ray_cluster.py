@@ -8,11 +8,13 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Only prompts, texts and small results pass through the object store; Ray's own default is 30 % of memory."""
@@ -58,17 +60,32 @@ def _connect(address: str | None) -> None:
         ray.init(address=address, namespace="amr_pipeline", log_to_driver=False, logging_level=logging.WARNING)
         return
     folder = Path(tempfile.gettempdir()) / f"amr-ray-{os.getuid()}"
-    ray.init(
-        num_cpus=LOGICAL_CPUS,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        namespace="amr_pipeline",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder),
-    )
+    with _loopback_is_an_address():
+        ray.init(
+            num_cpus=LOGICAL_CPUS,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            namespace="amr_pipeline",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
     _started_here = True
+
+
+@contextmanager
+def _loopback_is_an_address() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 for a node's address.
+
+    Ray 2.60 replaces it by the machine's outward address, and listens on every interface then, except where it is not
+    meant for clusters (Windows and macOS), which is what this constant says.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def leave_ray() -> None:
