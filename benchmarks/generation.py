@@ -40,8 +40,14 @@ ROUNDS = 5
 CONTEXT = 1_536
 EQUAL_TOKENS, EQUAL_REQUESTS = 64, 640
 SHARDS, PER_SHARD, MEDIAN_TOKENS, LONG_TOKENS = 8, 100, 20, 1_000
-LARGE_CACHE = {"num_hidden_layers": 16, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
-PRESSED_REQUESTS, PRESSED_TOKENS = 120, (300, 900)
+LARGE_CACHE = {
+    "hidden_size": 512,
+    "intermediate_size": 512,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+PRESSED_REQUESTS, PRESSED_TOKENS = 90, (300, 900)
 """A token takes 64 KiB of the cache's 1 GiB; requests have lengths between these."""
 
 Measured = tuple[int, float]
