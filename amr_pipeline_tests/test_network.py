@@ -105,6 +105,23 @@ def test_with_gpus_runs_reach_the_rays_client_and_ray_itself() -> None:
     assert set(connections("gpu")) - among_ray == BETWEEN_PODS
 
 
+def test_what_listens_consents_to_those_who_come_and_nobody_else() -> None:
+    """The second lock: it holds where a pod's own way out was opened too far."""
+    everyone = labels("small")
+    consenting = {
+        (source, target, port)
+        for target, chosen in everyone.items()
+        for source in everyone
+        for port in PORTS[target]
+        if any(
+            allows(one.get("ingress", []), "from", everyone[source], port)
+            for one in policies("small", chosen, "Ingress")
+        )
+    }
+    pages = {(source, "proxy", port) for source in everyone for port in (8443, 8444)}
+    assert consenting == BETWEEN_PODS | pages
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_denied_both_ways_by_default(overlay: str) -> None:
     for name, chosen in labels(overlay).items():
