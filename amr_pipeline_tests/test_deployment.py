@@ -1,60 +1,34 @@
-"""Manifests and instance files agree with each other and load where they are meant to; nothing here starts a server."""
+"""What all deployments share: instance files that load, variables that are handed on, commands that their programs know."""
 
 import re
 import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
+from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline_tests.composed import FILLED, services
+from amr_pipeline_tests.rendered import OVERLAYS, pods, program, resources
+
 REPOSITORY = Path(__file__).parent.parent
-MANIFESTS = sorted((REPOSITORY / "k8s").glob("*.yaml"))
-NOT_KUBERNETES = {"dagster_instance.yaml", "dagster_workspace.yaml"}  # what a config map carries
+YAML_FILES = [path for folder in (".", "docker", "k8s") for path in sorted((REPOSITORY / folder).glob("*.y*ml"))]
+YAML_FILES += sorted((REPOSITORY / "k8s").rglob("*/*.yaml"))
 
 
-def documents(path: Path) -> list[dict]:
-    return [document for document in yaml.safe_load_all(path.read_text()) if document]
-
-
-def resources() -> dict[tuple[str, str], dict]:
-    found = [document for path in MANIFESTS if path.name not in NOT_KUBERNETES for document in documents(path)]
-    return {(document["kind"], document.get("metadata", {}).get("name", "")): document for document in found}
-
-
-def kustomization() -> dict:
-    (document,) = documents(REPOSITORY / "k8s" / "kustomization.yaml")
-    return document
-
-
-def pods() -> dict[str, dict]:
-    """Pod specification by where it stands."""
-    found = {
-        name: item["spec"]["template"]["spec"] for (kind, name), item in resources().items() if kind == "Deployment"
-    }
-    ray = resources()["RayCluster", "amr"]["spec"]
-    groups = {
-        "ray head": ray["headGroupSpec"],
-        **{f"ray {group['groupName']}": group for group in ray["workerGroupSpecs"]},
-    }
-    return {**found, **{name: group["template"]["spec"] for name, group in groups.items()}}
-
-
-def compose() -> dict:
-    (document,) = documents(REPOSITORY / "docker" / "compose.yaml")
-    return document
-
-
-@pytest.mark.parametrize(
-    "path",
-    sorted({*REPOSITORY.glob("*.y*ml"), *REPOSITORY.glob("docker/*.y*ml"), *MANIFESTS}),
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_every_yaml_file_parses(path: Path) -> None:
-    assert documents(path)
+    assert [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
 # --------------------------------------------------------------------------------------------------------- instances
+
+EMBEDDED, COMPOSED, KUBERNETES = "dagster.yaml", "docker/dagster.yaml", "k8s/base/dagster_instance.yaml"
 
 
 def instance_settings(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
@@ -66,7 +40,7 @@ def instance_settings(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return dict(settings)
 
 
-@pytest.mark.parametrize("name", ["dagster.yaml", "docker/dagster.yaml", "k8s/dagster_instance.yaml"])
+@pytest.mark.parametrize("name", [EMBEDDED, COMPOSED, KUBERNETES])
 def test_instances_retry_lost_runs_only_and_keep_quiet(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,113 +54,202 @@ def test_instances_retry_lost_runs_only_and_keep_quiet(
 
 
 def test_the_embedded_instance_needs_no_variable_and_no_server() -> None:
-    text = (REPOSITORY / "dagster.yaml").read_text()
+    text = (REPOSITORY / EMBEDDED).read_text()
     assert "env:" not in text
     assert "storage" not in yaml.safe_load(text)
 
 
-def test_server_instances_differ_from_the_embedded_one_in_storage_and_size_only() -> None:
-    embedded, server = (
-        yaml.safe_load((REPOSITORY / name).read_text()) for name in ("dagster.yaml", "docker/dagster.yaml")
-    )
-    differing = {key for key in embedded.keys() | server.keys() if embedded.get(key) != server.get(key)}
-    assert differing == {"storage", "compute_logs", "local_artifact_storage", "concurrency", "code_servers"}
-    assert server["storage"].keys() == {"postgres"}
+def differing(one: str, other: str) -> set[str]:
+    first, second = (yaml.safe_load((REPOSITORY / name).read_text()) for name in (one, other))
+    return {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
 
 
-@pytest.mark.parametrize("name", ["dagster", "workspace"])
-def test_compose_and_kubernetes_run_the_same_instance(name: str) -> None:
-    other = {"dagster": "dagster_instance", "workspace": "dagster_workspace"}[name]
-    assert (REPOSITORY / f"docker/{name}.yaml").read_text() == (REPOSITORY / f"k8s/{other}.yaml").read_text()
+def test_instances_differ_in_storage_size_and_how_runs_start_only() -> None:
+    places = {"storage", "compute_logs", "local_artifact_storage", "concurrency", "code_servers"}
+    assert differing(EMBEDDED, COMPOSED) == places
+    assert differing(COMPOSED, KUBERNETES) == {"run_launcher", "run_monitoring"}
+    assert yaml.safe_load((REPOSITORY / COMPOSED).read_text())["storage"].keys() == {"postgres"}
 
 
-# ---------------------------------------------------------------------------------------------------------- compose
+def test_compose_and_kubernetes_have_one_workspace() -> None:
+    compose, kubernetes = (REPOSITORY / "docker/workspace.yaml", REPOSITORY / "k8s/base/workspace.yaml")
+    assert compose.read_text() == kubernetes.read_text()
+    for overlay in OVERLAYS:
+        assert resources(overlay)["ConfigMap", "amr-dagster-instance"]["data"].keys() == {
+            "dagster.yaml",
+            "workspace.yaml",
+        }
 
 
-def test_compose_publishes_on_loopback_only() -> None:
-    ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+# ------------------------------------------------------------------------------------------------- own variables
+
+OF_THE_IMAGE = {"AMR_HOME"}
+SECRET = "AMR_HTTP_KEY_"  # one per engine; a file of compose and a secret of Kubernetes
+BESIDE_THEM = {"HF_HOME"}
 
 
-def test_compose_has_no_password_of_its_own() -> None:
-    text = (REPOSITORY / "docker" / "compose.yaml").read_text()
-    secret = re.findall(r"^\s*\w*(?:PASSWORD|SECRET\w*KEY|ACCESS_KEY\w*): (.*)$", text, re.MULTILINE)
-    assert secret
-    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+}", value) for value in secret)
+@cache
+def told() -> frozenset[str]:
+    """Variables of the README's table that a deployment hands on."""
+    readme = (REPOSITORY / "README.md").read_text()
+    (table,) = re.findall(r"^## Environment$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    names = set(re.findall(r"^\| `(\w+)(?:<NAME>)?` \|", table, re.MULTILINE))
+    assert names > OF_THE_IMAGE | {SECRET}
+    return frozenset(names - OF_THE_IMAGE - {SECRET})
 
 
-def test_compose_refers_to_what_exists() -> None:
-    document = compose()
-    for name, service in document["services"].items():
-        assert set(service.get("depends_on", {})) <= set(document["services"]), name
-        assert set(service.get("secrets", [])) <= set(document["secrets"]), name
-        volumes = {volume.split(":")[0] for volume in service.get("volumes", []) if not volume.startswith(".")}
-        assert volumes <= set(document["volumes"]), name
-    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", (REPOSITORY / "docker/Dockerfile").read_text(), re.MULTILINE))
-    targets = {service["build"]["target"] for service in document["services"].values() if "build" in service}
-    assert targets == {"control", "gpu"}
-    assert targets <= stages
+def variables_of(overlay: str) -> dict[str, str]:
+    return resources(overlay)["ConfigMap", "amr-deployment"]["data"]
 
 
-def test_the_image_copies_files_that_exist() -> None:
-    copied = re.findall(r"^COPY (.+) \S+$", (REPOSITORY / "docker/Dockerfile").read_text(), re.MULTILINE)
-    names = [name for line in copied for name in line.split()]
-    assert "locks" in names
-    assert [name for name in names if not (REPOSITORY / name).exists()] == []
+def test_compose_hands_on_every_variable_of_the_table() -> None:
+    marked = {name: f"<{name}>" for name in told()}
+    code = services({**FILLED, **marked})["code"]["environment"]
+    assert {name: code.get(name) for name in told()} == marked
+    own = {name for name in code if name.startswith("AMR_") and not name.startswith("AMR_POSTGRES_")}
+    assert own == {name for name in told() if name.startswith("AMR_")}
 
 
-# ------------------------------------------------------------------------------------------------------- kubernetes
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_hands_on_every_variable_of_the_table(overlay: str) -> None:
+    assert variables_of(overlay).keys() == told() | BESIDE_THEM
+    (code,) = pods(overlay)["code"].containers
+    assert {"configMapRef": {"name": "amr-deployment"}} in code["envFrom"]
 
 
-def test_kustomization_lists_every_manifest() -> None:
-    listed = set(kustomization()["resources"])
-    assert listed == {path.name for path in MANIFESTS} - NOT_KUBERNETES - {"kustomization.yaml"}
+@pytest.mark.parametrize("where", ["compose", *OVERLAYS])
+def test_what_is_left_empty_means_its_default(where: str) -> None:
+    given = services()["code"]["environment"] if where == "compose" else variables_of(where)
+    settled = {name: value for name, value in given.items() if value}
+    assert deployment_from_environment(given) == deployment_from_environment(settled)
+    assert deployment_from_environment(given).storage == "s3://amr/tables"
+    assert deployment_from_environment(given).mlflow_uri == "http://mlflow:5000"
+    assert deployment_from_environment(given).study in ("micro", "deepdistill")
 
 
-def test_every_resource_is_named() -> None:
-    assert all(document.get("apiVersion") and kind for (kind, _), document in resources().items())
-    assert [kind for kind, name in resources() if not name] == ["Kustomization"]
+def test_the_gpu_overlay_goes_to_the_cluster_that_it_makes() -> None:
+    address = deployment_from_environment(variables_of("gpu")).ray_address
+    assert address == f"ray://{resources('gpu')['RayCluster', 'amr']['metadata']['name']}-head-svc:10001"
+    assert deployment_from_environment(variables_of("small")).ray_address is None
 
 
-def test_pods_refer_to_config_maps_and_volumes_that_exist() -> None:
-    maps = {generator["name"] for generator in kustomization()["configMapGenerator"]}
-    claims = {name for kind, name in resources() if kind == "PersistentVolumeClaim"}
-    for where, pod in pods().items():
-        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
-        for volume in volumes.values():
-            assert volume.get("configMap", {"name": next(iter(maps))})["name"] in maps, where
-            assert volume.get("persistentVolumeClaim", {"claimName": next(iter(claims))})["claimName"] in claims, where
-        for container in pod["containers"]:
-            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= set(volumes), where
-            referred = {
-                entry["configMapRef"]["name"] for entry in container.get("envFrom", []) if "configMapRef" in entry
-            }
-            assert referred <= maps, where
+# ------------------------------------------------------------------------------------------------------ commands
 
 
-def test_no_pod_runs_as_root_or_without_a_memory_limit() -> None:
-    for where, pod in pods().items():
-        assert pod["securityContext"]["runAsNonRoot"] is True, where
-        for container in pod["containers"]:
-            assert "memory" in container["resources"]["limits"], where
-
-
-def test_only_the_pod_that_judges_leaves_the_default_seccomp_profile() -> None:
-    relaxed = {
-        where
-        for where, pod in pods().items()
-        for container in pod["containers"]
-        if container.get("securityContext", {}).get("seccompProfile", {}).get("type") == "Unconfined"
+def told_commands() -> dict[str, list[str]]:
+    """Every command of the deployments by where it stands, without the init that starts it."""
+    found = {f"compose {name}": service["command"] for name, service in services().items() if "command" in service}
+    for overlay in OVERLAYS:
+        for name, pod in pods(overlay).items():
+            for container in pod.containers:
+                command = [*container.get("command", []), *container.get("args", [])]
+                found[f"{overlay} {name}"] = command[2:] if command[:1] == ["tini"] else command
+    for number, line in enumerate(re.findall(r"^\s*CMD (\[.*?\])$", dockerfile(), re.MULTILINE | re.DOTALL)):
+        found[f"image {number}"] = yaml.safe_load(line)
+    checks = {
+        f"{name} health": service["healthcheck"] for name, service in services().items() if "healthcheck" in service
     }
-    assert relaxed == {"code"}
-    labels = resources()["Deployment", "code"]["spec"]["template"]["metadata"]["labels"]
-    policy = resources()["NetworkPolicy", "sandbox-reaches-no-internet"]["spec"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
-    assert policy["policyTypes"] == ["Egress"]
+    found |= {name: check["test"][1:] for name, check in checks.items() if check.get("test")}
+    return {where: command for where, command in found.items() if command}
 
 
-def test_ray_is_the_version_of_the_lock() -> None:
-    lock = (REPOSITORY / "locks" / "gpu.lock").read_text()
-    version = resources()["RayCluster", "amr"]["spec"]["rayVersion"]
-    assert re.search(rf"^ray=={re.escape(version)} ", lock, re.MULTILINE)
+def dockerfile() -> str:
+    return re.sub(r"\\\n\s*", "", (REPOSITORY / "docker" / "Dockerfile").read_text())
+
+
+def of(*program_and_words: str) -> list[list[str]]:
+    """What follows these words in every command that begins with them."""
+    size = len(program_and_words)
+    return [words[size:] for words in told_commands().values() if tuple(words[:size]) == program_and_words]
+
+
+def parse(command: click.Command, words: Sequence[str]) -> dict:
+    """The options of a command as its own program reads them; unknown ones raise."""
+    return command.make_context(command.name, list(words)).params
+
+
+def test_every_command_is_of_a_program_that_is_tried_below() -> None:
+    tried = {"dagster", "dagster-webserver", "dagster-daemon", "mlflow", "ray", "server", "caddy", "python"}
+    not_here = {"sh", "pg_isready", "wget"}  # of other images
+    assert {words[0] for words in told_commands().values()} == tried | not_here
+
+
+def dagster_commands() -> list[tuple[Callable[[], click.Command], tuple[str, ...], int]]:
+    def code_server() -> click.Command:
+        from dagster._cli.code_server import start_command
+
+        return start_command
+
+    def health() -> click.Command:
+        from dagster._cli.api import grpc_health_check_command
+
+        return grpc_health_check_command
+
+    def webserver() -> click.Command:
+        from dagster_webserver.cli import dagster_webserver
+
+        return dagster_webserver
+
+    def daemon() -> click.Command:
+        from dagster._daemon.cli import run_command
+
+        return run_command
+
+    def liveness() -> click.Command:
+        from dagster._daemon.cli import liveness_check_command
+
+        return liveness_check_command
+
+    return [
+        (code_server, ("dagster", "code-server", "start"), 4),
+        (health, ("dagster", "api", "grpc-health-check"), 1),
+        (webserver, ("dagster-webserver",), 3),
+        (daemon, ("dagster-daemon", "run"), 3),
+        (liveness, ("dagster-daemon", "liveness-check"), 1),
+    ]
+
+
+@pytest.mark.parametrize(("command", "words", "least"), dagster_commands(), ids=lambda value: str(value)[:40])
+def test_dagster_knows_its_commands(
+    command: Callable[[], click.Command], words: tuple[str, ...], least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    found = of(*words)
+    assert len(found) >= least
+    for options in found:
+        in_image = "/opt/amr/dagster_home/"  # where the image keeps docker/workspace.yaml
+        parse(command(), [word.replace(in_image, f"{REPOSITORY}/docker/") for word in options])
+
+
+def test_mlflow_knows_its_command() -> None:
+    first, *others = of("mlflow", "server")
+    assert others == [first] * len(OVERLAYS)
+    asked = [program("mlflow"), "server", *first, "--help"]  # options are read before help is given
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.engines
+def test_ray_knows_its_commands() -> None:
+    from ray.scripts.scripts import start
+
+    found = [parse(start, options) for options in of("ray", "start")]
+    heads = [options for options in found if options["head"]]
+    workers = [options for options in found if not options["head"]]
+    assert [options["num_cpus"] for options in heads] == [0, 0]
+    assert [options["address"] for options in workers] == ["ray-head:6379"]
+    assert all(options["block"] for options in found)
+
+
+def test_the_store_knows_its_command() -> None:
+    (options,) = of("server")
+    done = subprocess.run([program("weed"), "server", *options, "-h"], capture_output=True, text=True, check=False)
+    assert "flag provided but not defined" not in done.stderr
+    assert "Example: weed server" in done.stdout + done.stderr
+
+
+def test_inline_programs_compile() -> None:
+    found = of("python", "-c")
+    assert len(found) >= 5
+    for (text,) in found:
+        compile(text, "compose", "exec")

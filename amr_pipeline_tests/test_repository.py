@@ -171,8 +171,10 @@ REFUSED_WORDS = {
 def test_no_file_or_folder_has_a_vague_name() -> None:
     vague = []
     for path in files():
-        # A folder of weights is named for the model it holds, and `base` is what a model before training is called.
-        parts = Path(name_of(path).replace("/micro_weights/base/", "/")).with_suffix("").parts
+        # A folder of weights is named for the model it holds, and `base` is what a model before training is called;
+        # it is also what kustomize calls that which overlays share.
+        named = name_of(path).replace("/micro_weights/base/", "/").removeprefix("k8s/base/")
+        parts = Path(named).with_suffix("").parts
         vague += [name_of(path) for part in parts if set(part.lower().split("_")) & REFUSED_NAMES]
     expect_none(vague)
 
@@ -347,7 +349,7 @@ def exact_pins(requirements: list[str]) -> dict[str, str]:
     return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu", "postgres", "test"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "server", "test"])
 def test_locks_hold_what_pyproject_asks_for(extra: str) -> None:
     wanted = {**exact_pins(project()["dependencies"]), **exact_pins(project()["optional-dependencies"][extra])}
     locked = {**lock("test"), **lock("torch_cuda"), **lock("source"), **lock("gpu" if extra == "gpu" else "cpu")}

@@ -126,7 +126,7 @@ def main() -> None:
 
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     extras: dict[str, list[str]] = project["optional-dependencies"]
-    shared = [*project["dependencies"], *extras["postgres"]]
+    shared = [*project["dependencies"], *extras["server"]]
     torch = next(line for line in shared if line.startswith("torch=="))
     locked = {
         name: block for file in ("source", "torch_cuda", "cpu") for name, block in read(LOCKS / f"{file}.lock").items()
