@@ -16,7 +16,8 @@ from amr_pipeline.report.cost_page import cost_page, cost_sections
 from amr_pipeline.report.summary import markdown_table
 from amr_pipeline.responses.cost import SPENT, KeptCost, add_up, kept_costs, noted_cost, spending
 from amr_pipeline.responses.expected import still_expected
-from amr_pipeline.studies.study import Study
+from amr_pipeline.responses.prices import Prices
+from amr_pipeline.studies.study import SelectionRecipe, Study
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.tables_on_disk import TableStore
@@ -46,11 +47,11 @@ def build(study: Study) -> list[dg.AssetsDefinition]:
 
 def report(study: Study, platform: Platform) -> dg.MaterializeResult:
     """The page, and its tables and plots as metadata."""
-    store, price = platform.tables(), platform.price_per_gpu_hour
+    store, prices = platform.tables(), platform.prices().of_study(study.distillers)
     spent = spent_on(study, store)
-    kept = [one for recipe in study.selection_recipes for one in _kept(store, recipe.name, recipe.distillers, spent)]
-    sections = cost_sections(spent, kept, price)
-    address = publish_page(study, store, "cost_report", cost_page(f"Cost of {study.name}", spent, sections, price))
+    kept = [one for recipe in study.selection_recipes for one in _kept(store, recipe, spent, prices)]
+    sections = cost_sections(spent, kept, prices)
+    address = publish_page(study, store, "cost_report", cost_page(f"Cost of {study.name}", spent, sections, prices))
     return dg.MaterializeResult(
         metadata={
             "page": dg.MetadataValue.path(address),
@@ -83,6 +84,6 @@ def spent_on(study: Study, store: "TableStore") -> pl.DataFrame:
     return spent
 
 
-def _kept(store: "TableStore", recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame) -> list[KeptCost]:
-    subset = store.read("subsets", recipe, columns=["category", "response_tokens"], missing="empty")
-    return kept_costs(recipe, distillers, spent, subset)
+def _kept(store: "TableStore", recipe: SelectionRecipe, spent: pl.DataFrame, prices: Prices) -> list[KeptCost]:
+    subset = store.read("subsets", recipe.name, columns=["category", "response_tokens"], missing="empty")
+    return kept_costs(recipe.name, recipe.distillers, spent, subset, prices)

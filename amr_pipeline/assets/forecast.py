@@ -44,8 +44,8 @@ def forecast_text(study: Study, platform: Platform, names: Sequence[str] = ()) -
             f"{len(unknown)} of {len(study.shards)} shards have no queries yet and are in no row; "
             "amr plan counts from the queries that the study expects."
         )
-    if platform.price_per_gpu_hour is None:
-        lines.append("Money is unknown: AMR_PRICE_PER_GPU_HOUR is not set.")
+    unpriced = [platform.prices().why_unpriced(study.distiller(name)) for name in chosen]
+    lines += [f"Money is unknown where nothing says {missing}." for missing in dict.fromkeys(unpriced) if missing]
     if any(one.rate is None and one.gpu_seconds is None for one in found):
         lines.append("GPU-hours are unknown where no rate is measured: AMR_TOKENS_PER_GPU_SECOND sets one.")
     if platform.budget_tokens is not None or platform.budget_money is not None:
@@ -68,7 +68,7 @@ def forecast_of(study: Study, platform: Platform, row: Distiller) -> list[Foreca
             history[category] = history.get(category, Lengths()) + known
         if newest := store.latest_any("responses", key):
             cost += noted_cost(newest.notes, fingerprint)
-    return forecast(row, owed, history, rate=_rate(platform, row, cost), price_per_gpu_hour=platform.price_per_gpu_hour)
+    return forecast(row, owed, history, rate=_rate(platform, row, cost), prices=platform.prices())
 
 
 def _present(store: "TableStore", key: str, fingerprint: str) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from amr_pipeline.assets import variables
 from amr_pipeline.queries.decontamination import Embed
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
+from amr_pipeline.responses.prices import Prices, TokenPrice
 from amr_pipeline.studies.loading import load_study
 from amr_pipeline.studies.study import Distiller, HubDataset, Sampling, Scorer, Study, TrainingRecipe
 from amr_pipeline.verdicts.known_constraints import require_known_constraints
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from amr_pipeline.engines.engine_replicas import PoolLoad
     from amr_pipeline.engines.http_answers import HttpKey
     from amr_pipeline.engines.http_engine import HttpEngine
-    from amr_pipeline.engines.http_limits import HttpBudget
     from amr_pipeline.engines.mlflow_runs import MlflowRuns
     from amr_pipeline.engines.pool_keeper import PoolStatus
     from amr_pipeline.engines.tables_on_disk import TableStore
@@ -55,11 +55,11 @@ class Deployment:
         price_per_gpu_hour: what a GPU costs an hour, in whatever money; None where nobody said.
         tokens_per_gpu_second: rates to forecast with where none is measured, by distiller; "" stands for all others.
         budget_tokens, budget_money: what one run of `responses` may spend; None for no limit.
+        token_prices: what a server bills for a million tokens, prompts and responses, by row name.
         http_addresses: where distillers of engine `http` are asked, by row name. Keys are in no field: Dagster shows
             what its resources hold (`http_key`).
         http_in_flight: requests under way at each of them at a time.
         http_requests_per_minute, http_tokens_per_minute: what each may be asked, by row name; no entry: no limit.
-        http_budget_tokens: tokens of prompts and responses that one process may pay for; None: no limit.
     """
 
     study: str
@@ -78,11 +78,11 @@ class Deployment:
     tokens_per_gpu_second: Mapping[str, float] = field(default_factory=dict)
     budget_tokens: int | None = None
     budget_money: float | None = None
+    token_prices: Mapping[str, TokenPrice] = field(default_factory=dict)
     http_addresses: Mapping[str, str] = field(default_factory=dict)
     http_in_flight: int = 64
     http_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
     http_tokens_per_minute: Mapping[str, int] = field(default_factory=dict)
-    http_budget_tokens: int | None = None
 
 
 def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
@@ -103,8 +103,12 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
     budget = environ.get("AMR_BUDGET_TOKENS")
     price = variables.amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
     money = variables.amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
-    if money is not None and price is None:
-        raise ValueError("AMR_BUDGET_MONEY is set without AMR_PRICE_PER_GPU_HOUR; wanted both, or a budget in tokens")
+    token_prices = environ.get("AMR_PRICE_PER_MILLION_TOKENS") or ""
+    if money is not None and price is None and not token_prices:
+        raise ValueError(
+            "AMR_BUDGET_MONEY is set without a price; wanted AMR_PRICE_PER_GPU_HOUR, AMR_PRICE_PER_MILLION_TOKENS, or "
+            "a budget in tokens"
+        )
     return Deployment(
         study=environ.get("AMR_STUDY") or "micro",
         study_parameters={name: value for name, _, value in pairs},
@@ -131,11 +135,11 @@ def _http_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     addresses = variables.http_addresses(environ.get("AMR_HTTP_ENGINES", ""))
     requests = environ.get("AMR_HTTP_REQUESTS_PER_MINUTE", "")
     tokens = environ.get("AMR_HTTP_TOKENS_PER_MINUTE", "")
-    budget = environ.get("AMR_HTTP_BUDGET_TOKENS")
+    prices = environ.get("AMR_PRICE_PER_MILLION_TOKENS", "")
     return {
         "http_addresses": addresses,
+        "token_prices": variables.token_prices(prices, addresses),
         "http_in_flight": variables.count("AMR_HTTP_IN_FLIGHT", environ.get("AMR_HTTP_IN_FLIGHT"), 64),
-        "http_budget_tokens": variables.count("AMR_HTTP_BUDGET_TOKENS", budget, 1) if budget else None,
         "http_requests_per_minute": variables.counts_by_name("AMR_HTTP_REQUESTS_PER_MINUTE", requests, addresses),
         "http_tokens_per_minute": variables.counts_by_name("AMR_HTTP_TOKENS_PER_MINUTE", tokens, addresses),
     }
@@ -179,11 +183,12 @@ class Platform(dg.ConfigurableResource):
     tokens_per_gpu_second: dict[str, float] = {}
     budget_tokens: int | None = None
     budget_money: float | None = None
+    prompt_token_prices: dict[str, float] = {}
+    response_token_prices: dict[str, float] = {}
     http_addresses: dict[str, str] = {}
     http_in_flight: int = 64
     http_requests_per_minute: dict[str, int] = {}
     http_tokens_per_minute: dict[str, int] = {}
-    http_budget_tokens: int | None = None
 
     @classmethod
     def of(cls, deployment: Deployment) -> "Platform":
@@ -201,11 +206,12 @@ class Platform(dg.ConfigurableResource):
             tokens_per_gpu_second=dict(deployment.tokens_per_gpu_second),
             budget_tokens=deployment.budget_tokens,
             budget_money=deployment.budget_money,
+            prompt_token_prices={name: price.prompts for name, price in deployment.token_prices.items()},
+            response_token_prices={name: price.responses for name, price in deployment.token_prices.items()},
             http_addresses=dict(deployment.http_addresses),
             http_in_flight=deployment.http_in_flight,
             http_requests_per_minute=dict(deployment.http_requests_per_minute),
             http_tokens_per_minute=dict(deployment.http_tokens_per_minute),
-            http_budget_tokens=deployment.http_budget_tokens,
         )
 
     def tables(self) -> "TableStore":
@@ -219,22 +225,35 @@ class Platform(dg.ConfigurableResource):
         return _open_engines(self)
 
     def generate(self, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
-        """Responses of a distiller: written by its engine, asked of its server, or looked up where they exist already.
-
-        Raises:
-            ValueError: the deployment does not say where its server is; nothing was asked.
-        """
+        """Responses of a distiller: written by its engine, or looked up where they exist already."""
         if row.engine == "imported":
             from amr_pipeline.engines.imported_responses import imported_responses
 
             return imported_responses(row, requests)
-        if row.engine == "http":
-            return self.http_engine(row.name).responses(row, http_key(row.name), requests)
         return self.pools().generate(row, requests)
 
-    def gpus_held(self, row: Distiller) -> float:
-        """GPUs that a distiller's engines hold while they write; asked while they are open."""
-        return self.pools().gpus_held(row) if row.engine in ("vllm", "transformers") else 0.0
+    def ask_server(
+        self, row: Distiller, requests: Iterable[GenerationRequest], budget: Budget
+    ) -> Iterator[GeneratedResponse]:
+        """Responses of a distiller, asked of its server as far as a budget reaches.
+
+        Raises:
+            ValueError: the deployment does not say where its server is; nothing was asked.
+        """
+        return self.http_engine(row.name).responses(row, http_key(row.name), requests, budget)
+
+    def gpus_held(self, row: Distiller | Scorer) -> float:
+        """GPUs that a model's engines hold while they work; asked while they are open."""
+        is_here = isinstance(row, Scorer) or row.engine in ("vllm", "transformers")
+        return self.pools().gpus_held(row) if is_here else 0.0
+
+    def prices(self) -> Prices:
+        """What GPU time and tokens cost, as far as the deployment says so."""
+        tokens = {
+            name: TokenPrice(prompts=price, responses=self.response_token_prices[name])
+            for name, price in self.prompt_token_prices.items()
+        }
+        return Prices(gpu_hour=self.price_per_gpu_hour, tokens=tokens)
 
     def engine_load(self, row: Distiller) -> "PoolLoad | None":
         """How full a distiller's engines are; None where it has none of ours, or they are not asked now."""
@@ -246,10 +265,10 @@ class Platform(dg.ConfigurableResource):
 
     def budget(self) -> Budget:
         """What a run that begins now may spend on responses."""
-        return Budget(tokens=self.budget_tokens, money=self.budget_money, price_per_gpu_hour=self.price_per_gpu_hour)
+        return Budget(tokens=self.budget_tokens, money=self.budget_money, prices=self.prices())
 
     def http_engine(self, name: str) -> "HttpEngine":
-        """The server of a distiller; its pace and the budget last as long as this process.
+        """The server of a distiller; its pace lasts as long as this process.
 
         Raises:
             ValueError: the deployment does not say where it is.
@@ -262,7 +281,7 @@ class Platform(dg.ConfigurableResource):
             )
         requests, tokens = self.http_requests_per_minute.get(name), self.http_tokens_per_minute.get(name)
         with _opening:
-            return _http_engine(name, address, self.http_in_flight, requests, tokens, self.http_budget_tokens)
+            return _http_engine(name, address, self.http_in_flight, requests, tokens)
 
     def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
         """Rows of a hub data set."""
@@ -339,23 +358,11 @@ def _open_engines(platform: Platform) -> "EnginePools":
 
 
 @cache
-def _http_engine(
-    name: str, address: str, in_flight: int, requests: int | None, tokens: int | None, budget: int | None
-) -> "HttpEngine":
+def _http_engine(name: str, address: str, in_flight: int, requests: int | None, tokens: int | None) -> "HttpEngine":
     from amr_pipeline.engines.http_engine import HttpEngine
     from amr_pipeline.engines.http_limits import Pace
 
-    return HttpEngine(
-        name=name, address=address, in_flight=in_flight, pace=Pace(requests, tokens), budget=_http_budget(budget)
-    )
-
-
-@cache
-def _http_budget(tokens: int | None) -> "HttpBudget":
-    """What all HTTP engines of this process may spend together."""
-    from amr_pipeline.engines.http_limits import HttpBudget
-
-    return HttpBudget(tokens)
+    return HttpEngine(name=name, address=address, in_flight=in_flight, pace=Pace(requests, tokens))
 
 
 def close_engines() -> None:

@@ -22,8 +22,8 @@ from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import distiller_and_shard
 from amr_pipeline.assets.publication import Publication, note_committed, note_current
 from amr_pipeline.categories import Category
-from amr_pipeline.responses.budget import Budget
-from amr_pipeline.responses.cost import EngineTime, with_cost
+from amr_pipeline.responses.budget import Allowance, Budget
+from amr_pipeline.responses.cost import EngineTime, noted_cost, with_cost
 from amr_pipeline.responses.expected import longest_first, num_expected, owed_responses
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, seed_of
 from amr_pipeline.responses.progress import Progress
@@ -138,12 +138,12 @@ class ResponseLedger:
     Leaving it with an error makes durable what came before.
 
     Args:
-        budget: of the run; once it is spent, no more is asked.
+        budget: of the run, which every request draws from; None: no limit, or whoever answers keeps to it.
         gpus: GPUs that the engines hold, asked when they are there.
 
     Attributes:
         num_owed: responses that the partitions opened so far owed.
-        num_taken: responses that came.
+        num_taken, num_tokens: responses that came, and their tokens.
     """
 
     def __init__(
@@ -158,12 +158,14 @@ class ResponseLedger:
         gpus: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._study, self._store, self._row, self._done = study, store, study.distiller(name), done
-        self._budget, self._time = budget or Budget(), EngineTime(gpus)
+        self._allowance, self._time = Allowance(budget or Budget(), self._row), EngineTime(gpus)
         self._lineage = Lineage(study, store)
         self._keys = [key for key in keys if not self._note_if_current(key)]
         self._open: dict[str, LedgerPage] = {}
         self._asked: dict[str, str] = {}
-        self.num_owed = self.num_taken = 0
+        self._due = self._all_due()
+        self._next: GenerationRequest | None = None
+        self.num_owed = self.num_taken = self.num_tokens = 0
         self._unopened = {key: _estimate(store, self._row, key) for key in self._keys}
 
     def __enter__(self) -> "ResponseLedger":
@@ -172,6 +174,7 @@ class ResponseLedger:
 
     def __exit__(self, *error: object) -> None:
         """Keep what came before an error, of every partition, also where another one cannot be written."""
+        self._allowance.close()
         with ExitStack() as pages:
             for page in self._open.values():
                 pages.callback(page.__exit__, *error)
@@ -186,23 +189,39 @@ class ResponseLedger:
         """Responses owed, as far as commit records say; exact for the partitions that were opened."""
         return self.num_owed + sum(self._unopened.values())
 
+    def may_ask(self) -> bool:
+        """Whether something is owed that the budget covers; for a caller that has nothing in flight.
+
+        Waits while others of the run hold what may yet come back.
+        """
+        self._time.stop()
+        return self._peek() is not None and self._allowance.wait()
+
     def requests(self, progress: Progress | None = None) -> Iterator[GenerationRequest]:
         """What is owed, in the order of partitions and queries; each partition is read when its turn comes.
 
-        They end when the budget is spent. The stop is here because every engine draws from here.
+        They end where the budget covers no more at the moment, and go on when called again (`may_ask`). The stop is
+        here because every engine draws from here.
         """
         self._time.start()
-        row = self._row
-        for key in self._keys:
-            if self._budget.is_spent:
-                return
-            page, owed = self._page(key)
+        while (request := self._peek()) is not None and self._allowance.reserve(request.response_id):
+            self._next = None
             if progress is not None:
                 progress.total = self.estimate
+            yield request
+
+    def _peek(self) -> GenerationRequest | None:
+        """The next request, which stays the next one."""
+        if self._next is None:
+            self._next = next(self._due, None)
+        return self._next
+
+    def _all_due(self) -> Iterator[GenerationRequest]:
+        row = self._row
+        for key in self._keys:
+            page, owed = self._page(key)
             asked = owed.select("response_id", "category", "messages")
             for identity, category, messages in asked.iter_rows():
-                if self._budget.is_spent:
-                    return
                 self._asked[identity] = key
                 turns = prompt_messages(messages, Category(category), row.system_prompt, row.prompt_suffixes)
                 yield GenerationRequest(response_id=identity, messages=turns, seed=seed_of(identity))
@@ -214,10 +233,12 @@ class ResponseLedger:
         """Keep one response; its partition is completed by its last one."""
         key = self._asked.pop(answer.response_id)
         page = self._open[key]
-        self._budget.spend(tokens=answer.response_tokens, gpu_seconds=self._time.tick())
-        self._time.wrote(key, answer.response_tokens)
+        self._allowance.settle(answer.response_id, answer.response_tokens, self._time.tick())
+        lost = (answer.lost_prompt_tokens, answer.lost_response_tokens)
+        self._time.wrote(key, answer.response_tokens, lost=lost)
         page.take(answer)
         self.num_taken += 1
+        self.num_tokens += answer.response_tokens
         if page.is_asked and not page.num_missing:
             self._complete(key)
 
@@ -258,6 +279,7 @@ class ResponseLedger:
             counts,
             notes=lambda: with_cost(writer.found_notes, fingerprint, self._time.cost(key)),
         )
+        self._allowance.know(noted_cost(writer.found_notes, fingerprint))
         self._unopened.pop(key, None)
         self.num_owed += owed.height
         return page, owed

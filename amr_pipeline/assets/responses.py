@@ -31,9 +31,8 @@ from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.categories import Category
 from amr_pipeline.report.summary import counts_plot, markdown_table
 from amr_pipeline.responses import quality
-from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.expected import expected_responses
-from amr_pipeline.responses.generation import ScoringRequest
+from amr_pipeline.responses.generation import GeneratedResponse, ScoringRequest
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.responses.prompts import prompt_messages
 from amr_pipeline.studies.study import Distiller, Study
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
 COMPLETE = "every_expected_response_is_present"
 BUDGET = "the_budget_left_nothing_owed"
 
+ENGINES_HERE = {"vllm", "transformers"}
+"""Engines that draw from a run's budget as their ledger asks; an engine of a server does so for each attempt."""
 
 _WITH_QUERY = pl.Schema(
     {
@@ -133,10 +134,10 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
 def pool_of(study: Study) -> str:
     """The pool whose turn a run on `responses` waits for: the scarcest thing that one of the distillers needs.
 
-    Pace and budget of HTTP engines are kept by one process, so their runs take turns as well, but beside the models'.
+    The pace of HTTP engines is kept by one process, so their runs take turns as well, but beside the models'.
     """
     engines = {row.engine for row in study.distillers}
-    if engines & {"vllm", "transformers"}:
+    if engines & ENGINES_HERE:
         return "engines"
     return "http" if "http" in engines else "tables"
 
@@ -157,11 +158,11 @@ class Distilling:
 
     def result(self) -> dg.MaterializeResult:
         """Fill every partition of the run, then say what was owed, generated and found."""
-        done, owed, generated = Publication(table=tables.RESPONSES), 0, 0
+        done, owed, generated, tokens = Publication(table=tables.RESPONSES), 0, 0, 0
         for filled in self._filled():
             done.add(filled.done)
-            owed, generated = owed + filled.owed, generated + filled.generated
-        is_stopped = self._budget.is_spent and owed > generated
+            owed, generated, tokens = owed + filled.owed, generated + filled.generated, tokens + filled.tokens
+        is_stopped = self._budget.has_refused and owed > generated
         if is_stopped:
             left = owed - generated
             progress_log.warning(
@@ -170,7 +171,7 @@ class Distilling:
         return done.result(
             metadata={
                 "responses generated in this run": generated,
-                "response tokens written in this run": self._budget.spent_tokens,
+                "response tokens written in this run": tokens,
                 "finish reasons": dg.MetadataValue.md(counts_plot(done.counts)),
                 **self._pools(),
             },
@@ -201,6 +202,8 @@ class Distilling:
         by_distiller: dict[str, list[str]] = {}
         for key in partitions_of_run(self._context):
             by_distiller.setdefault(distiller_and_shard(key)[0], []).append(key)
+        for name in by_distiller:
+            self._budget.require_prices(self._study.distiller(name))
         elsewhere = {name for name in by_distiller if self._study.distiller(name).engine == "http"}
         with (
             ThreadPoolExecutor(max_workers=self._platform.max_engines) as here,
@@ -216,20 +219,18 @@ class Distilling:
         """All partitions of one distiller: requests of all of them flow through its pool without a barrier.
 
         Raises:
-            HttpEngineError: its server or its budget ended the run; the message ends with what stays owed.
+            HttpEngineError: its server ended the run; the message ends with what stays owed.
         """
         from amr_pipeline.engines.http_limits import HttpEngineError
 
         filled, row = Filled(), self._study.distiller(name)
-        # What exists already is looked up and costs nothing.
-        budget = Budget() if row.engine == "imported" else self._budget
         ledger = ResponseLedger(
             self._study,
             self._store,
             name,
             keys,
             filled.done,
-            budget=budget,
+            budget=self._budget if row.engine in ENGINES_HERE else None,
             gpus=lambda: self._platform.gpus_held(row),
         )
         if ledger.is_empty:
@@ -239,8 +240,7 @@ class Distilling:
         live = LiveNotes(self._context.instance, "responses", name, load)
         try:
             with ledger:
-                # No engine is started to be told that nothing is asked.
-                for answer in () if budget.is_spent else self._platform.generate(row, ledger.requests(progress)):
+                for answer in self._answers(row, ledger, progress):
                     ledger.take(answer)
                     progress.add(1, answer.response_tokens)
                     live.note(progress)
@@ -248,7 +248,7 @@ class Distilling:
         except HttpEngineError as error:
             owed = ledger.estimate - ledger.num_taken
             raise type(error)(f"{error}; {ledger.num_taken:,} responses came, {owed:,} stay owed") from None
-        filled.owed, filled.generated = ledger.num_owed, ledger.num_taken
+        filled.owed, filled.generated, filled.tokens = ledger.num_owed, ledger.num_taken, ledger.num_tokens
         return filled
 
     def _engines_of(self, row: Distiller) -> str:
@@ -256,13 +256,27 @@ class Distilling:
         load = self._platform.engine_load(row)
         return load.text() if load is not None else ""
 
+    def _answers(self, row: Distiller, ledger: ResponseLedger, progress: Progress) -> Iterator[GeneratedResponse]:
+        """What the ledger asks for, as far as the budget reaches.
+
+        An engine of one's own is asked again when all is answered and the budget still covers something, because
+        responses were shorter than expected; none is started to be told that nothing is asked. What exists already is
+        looked up and costs nothing.
+        """
+        if row.engine == "http":
+            yield from self._platform.ask_server(row, ledger.requests(progress), self._budget)
+            return
+        while ledger.may_ask():
+            yield from self._platform.generate(row, ledger.requests(progress))
+
 
 @dataclass(kw_only=True)
 class Filled:
-    """What one distiller's partitions owed when the run began, got, and are now."""
+    """What one distiller's partitions owed when the run began, got (responses, and their tokens), and are now."""
 
     owed: int = 0
     generated: int = 0
+    tokens: int = 0
     done: Publication = field(default_factory=lambda: Publication(table=tables.RESPONSES))
 
 

@@ -5,8 +5,11 @@ Belongs here: reading such texts. Does not belong here: reading the environment 
 """
 
 import math
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
+
+from amr_pipeline.responses.prices import TokenPrice
 
 
 def http_addresses(text: str) -> dict[str, str]:
@@ -39,6 +42,20 @@ def counts_by_name(name: str, text: str, addresses: Mapping[str, str]) -> dict[s
     found = {row.strip(): count(name, number.strip() or "nothing", 1) for row, _, number in pairs}
     if strangers := sorted(found.keys() - addresses.keys()):
         raise ValueError(f"{name} names {strangers}, which AMR_HTTP_ENGINES does not; wanted name=number,name=number")
+    return found
+
+
+def token_prices(text: str, addresses: Mapping[str, str]) -> dict[str, TokenPrice]:
+    """`r1=0.55/2.19` as prices of a million tokens of prompts and of responses, each of an engine with an address."""
+    name, found = "AMR_PRICE_PER_MILLION_TOKENS", dict[str, TokenPrice]()
+    for item in filter(None, text.split(",")):
+        row, _, both = (part.strip() for part in item.partition("="))
+        numbers = [float(part) for part in both.split("/") if re.fullmatch(r"\d+(\.\d+)?", part.strip(), re.ASCII)]
+        if not row or len(numbers) != 2 or both.count("/") != 1:
+            raise ValueError(f"{name} has {item!r}; wanted name=PROMPTS/RESPONSES, as in r1=0.55/2.19")
+        found[row] = TokenPrice(prompts=numbers[0], responses=numbers[1])
+    if strangers := sorted(found.keys() - addresses.keys()):
+        raise ValueError(f"{name} names {strangers}, which AMR_HTTP_ENGINES does not; wanted prices of these")
     return found
 
 

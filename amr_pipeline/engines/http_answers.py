@@ -46,11 +46,11 @@ class Usage:
     response_tokens: int | None = None
 
     @property
-    def total(self) -> int | None:
-        """Both together, or None where one is not known."""
+    def both(self) -> tuple[int, int] | None:
+        """Of prompt and response, or None where one is not known."""
         if self.prompt_tokens is None or self.response_tokens is None:
             return None
-        return self.prompt_tokens + self.response_tokens
+        return self.prompt_tokens, self.response_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,11 @@ class Answered:
     usage: Usage
     model: str
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the response; its words, where the server does not count."""
+        return len(self.text.split()) if self.usage.response_tokens is None else self.usage.response_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
@@ -69,6 +74,18 @@ class Refused:
 
     reason: str
     usage: Usage | None = None
+    finish_reason: str = "error"
+    model: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is kept as the response."""
+        return self.reason
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were written before it was refused."""
+        return (self.usage.response_tokens if self.usage else None) or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +114,15 @@ class Ended:
 
 
 Reading = Answered | Refused | Failed | Ended
+
+
+def cost_of(reading: Reading) -> tuple[int, int] | None:
+    """Prompt and response tokens that an exchange cost; None: unknown, perhaps the most that it may."""
+    if isinstance(reading, Answered):
+        return reading.usage.both
+    if isinstance(reading, Refused):
+        return (0, 0) if reading.usage is None else reading.usage.both
+    return None if isinstance(reading, Failed) and reading.is_lost else (0, 0)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ after whatever pause the server asks for; eight times in a row, then the run end
 answers others meanwhile is not counted. What is not: any other 4xx is this prompt's own error, and 401 to 405 end the
 run. Errors are stored for good, so none is taken for the prompt's before the server has answered something: a harmless
 question is asked where it has not, again after eight errors in a row, and after eight failures of one prompt (HTTP 500
-or an unreadable answer).
+or an unreadable answer). A spent budget is no error: nothing more is asked, and the stream ends with what came.
 
-Belongs here: asking, waiting, giving up. Does not belong here: what an answer means (`http_answers`), pace and budget
-(`http_limits`), addresses and keys (`assets.resources`).
+Belongs here: asking, waiting, giving up. Does not belong here: what an answer means (`http_answers`), pace and what is
+reserved (`http_limits`), addresses and keys (`assets.resources`).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -37,11 +37,13 @@ from amr_pipeline.engines.http_answers import (
     HttpKey,
     Reading,
     Refused,
+    cost_of,
     hidden,
     read_answer,
     unreadable_size,
 )
-from amr_pipeline.engines.http_limits import HttpBudget, HttpEngineError, Pace
+from amr_pipeline.engines.http_limits import Draw, HttpEngineError, Pace
+from amr_pipeline.responses.budget import Budget, BudgetSpent
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
 from amr_pipeline.studies.study import Distiller
 
@@ -81,28 +83,37 @@ class HttpEngine:
         name: the distiller it serves, for messages.
         address: up to and including `/v1`, without user, password or query.
         in_flight: requests under way at a time.
-        pace: how often it may be asked; budget: what all engines of this process may spend.
+        pace: how often it may be asked.
     """
 
-    def __init__(self, *, name: str, address: str, in_flight: int, pace: Pace, budget: HttpBudget) -> None:
-        self.name, self.in_flight, self.pace, self.budget = name, in_flight, pace, budget
+    def __init__(self, *, name: str, address: str, in_flight: int, pace: Pace) -> None:
+        self.name, self.in_flight, self.pace = name, in_flight, pace
         self.url = f"{address.rstrip('/')}/chat/completions"
         self.host = urlsplit(address).netloc
 
     def responses(
-        self, row: Distiller, key: HttpKey | None, requests: Iterable[GenerationRequest]
+        self, row: Distiller, key: HttpKey | None, requests: Iterable[GenerationRequest], budget: Budget | None = None
     ) -> Iterator[GeneratedResponse]:
-        """Responses of one distiller, each as it finishes (`responses.generation.Generate`).
+        """Responses of one distiller, each as it finishes, as far as the run's budget reaches (None: all of them).
+
+        Requests are pulled as places come free; one that is pulled and not answered stays owed.
 
         Raises:
-            HttpEngineError: the server cannot be reached, refuses everything, or the budget is spent; what is not
-                yielded yet stays owed.
+            HttpEngineError: the server cannot be reached or refuses everything; what is not yielded yet stays owed.
         """
-        return _Run(self, row, key).answers(requests)
+        return _Run(self, row, key, Draw(budget or Budget(), row)).answers(requests)
 
 
 class _Stopped(Exception):
     """The run ended before this request was answered."""
+
+
+@dataclass
+class _Question:
+    """What is asked, and the prompt and response tokens that attempts without an answer may have cost."""
+
+    payload: bytes
+    lost: tuple[int, int] = (0, 0)
 
 
 class _Run:
@@ -111,13 +122,14 @@ class _Run:
     Methods without `async` but `_begin` and `_hand_over` are the caller's thread; all others are the loop's.
     """
 
-    def __init__(self, engine: HttpEngine, row: Distiller, key: HttpKey | None) -> None:
-        self._engine, self._row, self._key, self._hide = engine, row, key, hidden(key)
+    def __init__(self, engine: HttpEngine, row: Distiller, key: HttpKey | None, draw: Draw) -> None:
+        self._engine, self._row, self._key, self._hide, self._draws = engine, row, key, hidden(key), draw
         self._most_bytes = ANSWER_BYTES + BYTES_PER_TOKEN * row.sampling.max_tokens
         self._finished: queue.SimpleQueue[GeneratedResponse | BaseException | None] = queue.SimpleQueue()
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._tasks: set[asyncio.Task[GeneratedResponse | None]] = set()
         self._error: HttpEngineError | None = None
+        self._is_over = False
         self._answers = self._tokens = self._trust = 0
         self._failures, self._warned_at = 0, time.monotonic()
         self._draw = secrets.SystemRandom().uniform
@@ -143,7 +155,7 @@ class _Run:
     ) -> Iterator[GeneratedResponse]:
         in_flight, finished, is_drained = 0, None, False
         while True:
-            while in_flight < self._engine.in_flight and not is_drained and self._error is None:
+            while in_flight < self._engine.in_flight and not is_drained and not self._is_over:
                 request = next(source, None)
                 if request is None:
                     is_drained = True
@@ -198,41 +210,32 @@ class _Run:
 
     async def _outcome(self, request: GenerationRequest) -> GeneratedResponse | None:
         """The response to one request, or None where the run ended before."""
+        question = self._question(request.messages, request.seed)
         try:
-            reading = await self._until_told(request.messages, request.seed)
-        except HttpEngineError as error:
-            self._stop(error)
+            reading = await self._until_told(question)
+        except (HttpEngineError, BudgetSpent) as why:
+            self._stop(why)
             return None
         except _Stopped:
             return None
-        if isinstance(reading, Refused):
-            return self._response(request, reading, text=reading.reason, finish_reason="error", model="")
-        return self._response(
-            request, reading, text=reading.text, finish_reason=reading.finish_reason, model=reading.model
-        )
-
-    def _response(
-        self, request: GenerationRequest, reading: Answered | Refused, *, text: str, finish_reason: str, model: str
-    ) -> GeneratedResponse:
-        usage, counted = reading.usage, len(text.split()) if finish_reason != "error" else 0
-        tokens = usage.response_tokens if usage else None
         return GeneratedResponse(
             response_id=request.response_id,
-            text=text,
-            finish_reason=finish_reason,
-            prompt_tokens=(usage.prompt_tokens if usage else None) or 0,
-            response_tokens=counted if tokens is None else tokens,
-            engine=f"http {model or self._engine.host}",
+            text=reading.text,
+            finish_reason=reading.finish_reason,
+            prompt_tokens=(reading.usage.prompt_tokens if reading.usage else None) or 0,
+            response_tokens=reading.num_tokens,
+            engine=f"http {reading.model or self._engine.host}",
+            lost_prompt_tokens=question.lost[0],
+            lost_response_tokens=question.lost[1],
         )
 
-    async def _until_told(self, messages: tuple[tuple[str, str], ...], seed: int) -> Answered | Refused:
+    async def _until_told(self, question: _Question) -> Answered | Refused:
         """What the server makes of a request in the end, sure that an error is the prompt's own.
 
         Raises:
             HttpEngineError: it makes nothing of any.
         """
-        body = self._body(messages, seed)
-        reading = await self._until_read(body)
+        reading = await self._until_read(question)
         if isinstance(reading, Failed):
             if not reading.is_of_the_prompt:
                 raise self._gone(f"{MOST_ATTEMPTS} attempts in a row failed, the last one with: {reading.reason}")
@@ -250,7 +253,7 @@ class _Run:
         """
         async with self._probing:
             if is_due or self._trust <= 0:
-                reading = await self._until_read(self._body(HARMLESS, 0))
+                reading = await self._until_read(self._question(HARMLESS, 0))
                 if not isinstance(reading, Answered):
                     raise self._gone(
                         f"a harmless question ends as badly ({reading.reason}) as a prompt did ({reason}); wanted a "
@@ -258,11 +261,11 @@ class _Run:
                     )
             self._trust -= 1
 
-    async def _until_read(self, body: dict[str, object]) -> Answered | Refused | Failed:
+    async def _until_read(self, question: _Question) -> Answered | Refused | Failed:
         """Ask until there is an answer; the last failure when as many came in a row as are borne."""
         failures, seen, is_of_the_prompt = 0, self._answers, True
         while True:
-            reading = await self._attempt(body)
+            reading = await self._attempt(question)
             if isinstance(reading, Ended):
                 raise self._gone(f"{reading.reason}; AMR_HTTP_ENGINES and AMR_HTTP_KEY_<NAME> say whom to ask")
             if not isinstance(reading, Failed):
@@ -281,38 +284,37 @@ class _Run:
             bound = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (failures - 1))
             await self._sleep(self._draw(0, bound))
 
-    async def _attempt(self, body: dict[str, object]) -> Reading:
+    async def _attempt(self, question: _Question) -> Reading:
         """Ask once, when pace and budget allow it; what it cost is counted whatever comes."""
-        payload = json.dumps(body, ensure_ascii=False).encode()
-        most = len(payload) + self._row.sampling.max_tokens  # a token of the prompt has at least one byte
-        likely = len(payload) / 4 + (
-            self._tokens / self._answers if self._answers else float(self._row.sampling.max_tokens)
-        )
+        most = self._draws.most(question.payload)
+        likely = most[0] / 4 + (self._tokens / self._answers if self._answers else float(most[1]))
         await self._turn(most, likely)
-        used: int | None = None
+        used: tuple[int, int] | None = None
         try:
-            reading = await self._exchange(payload)
-            used = _cost(reading)
+            reading = await self._exchange(question.payload)
+            used = cost_of(reading)
         finally:
-            self._engine.budget.settle(most, most if used is None else used)
-            self._engine.pace.correct(0 if used is None else used - likely)
+            self._draws.settle(question.payload, most, used)
+            self._engine.pace.correct(0 if used is None else sum(used) - likely)
         if isinstance(reading, Answered):
             self._answers, self._trust = self._answers + 1, TRUSTED_ERRORS
-            self._tokens += reading.usage.response_tokens or len(reading.text.split())
+            self._tokens += reading.num_tokens
+        elif used is None:
+            question.lost = (question.lost[0] + most[0], question.lost[1] + most[1])
         return reading
 
-    async def _turn(self, most: int, likely: float) -> None:
+    async def _turn(self, most: tuple[int, int], likely: float) -> None:
         """Wait, one behind the other, until a request may go out.
 
         Raises:
-            BudgetSpentError: it may not any more.
+            BudgetSpent: it may not any more.
         """
-        pace, budget, wait = self._engine.pace, self._engine.budget, 0.0
+        pace, wait = self._engine.pace, 0.0
         async with self._gate:
             while True:
                 await self._sleep(wait)
                 wait = pace.seconds_to_wait()
-                if not wait and budget.reserve(most):
+                if not wait and self._draws.reserve(most):
                     return pace.take(likely)
                 wait = wait or BUDGET_LOOK_SECONDS
 
@@ -334,7 +336,7 @@ class _Run:
             # Its text may hold headers, and with them the key.
             return Failed(reason=f"the connection ended without an answer ({type(error).__name__})", is_lost=True)
 
-    def _body(self, messages: tuple[tuple[str, str], ...], seed: int) -> dict[str, object]:
+    def _question(self, messages: tuple[tuple[str, str], ...], seed: int) -> _Question:
         sampling = self._row.sampling
         body: dict[str, object] = {
             "model": self._row.model,
@@ -344,19 +346,22 @@ class _Run:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
         }
-        return body | ({"top_k": sampling.top_k} if sampling.top_k else {})
+        body |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        return _Question(json.dumps(body, ensure_ascii=False).encode())
 
     # -------------------------------------------------------------------------------------------------------- the end
 
     def _gone(self, reason: str) -> HttpEngineError:
         return HttpEngineError(f"the engine of {self._engine.name!r} at {self._engine.host}: {reason}")
 
-    def _stop(self, error: HttpEngineError) -> None:
+    def _stop(self, why: HttpEngineError | BudgetSpent) -> None:
         """Ask nothing more; what the server is writing is taken in."""
-        if self._error is None:
-            self._error = error
+        if isinstance(why, HttpEngineError):
+            self._error = self._error or why
+        if not self._is_over:
+            self._is_over = True
             self._stopping.set()
-            log.error("%s; asking nothing more, and taking in what %d requests get", error, len(self._tasks) - 1)
+            log.warning("%s; asking nothing more, and taking in what %d requests get", why, len(self._tasks) - 1)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but no longer than the run lasts.
@@ -382,12 +387,3 @@ def _headers(key: HttpKey | None) -> dict[str, str]:
     """What every request says of itself; compressed answers are not read."""
     said = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
     return said | ({"Authorization": f"Bearer {key.text}"} if key else {})
-
-
-def _cost(reading: Reading) -> int | None:
-    """Tokens that an exchange cost; None: unknown, perhaps the most that it may."""
-    if isinstance(reading, Answered):
-        return reading.usage.total
-    if isinstance(reading, Refused):
-        return 0 if reading.usage is None else reading.usage.total
-    return None if isinstance(reading, Failed) and reading.is_lost else 0

@@ -1,10 +1,10 @@
-"""What holds an HTTP engine back: its pace, its budget, and what a server asks for in Retry-After.
+"""What holds an HTTP engine back: its pace, what requests draw from a run's budget, and Retry-After.
 
-One pace per endpoint and one budget per process, shared by whatever threads ask. Both are counts and clocks: nothing
-here waits or speaks to a server.
+One pace per endpoint, shared by whatever threads ask. All are counts and clocks: nothing here waits or speaks to a
+server.
 
-Belongs here: when a request may go out, and whether it may be paid for. Does not belong here: which failures are
-tried again (`http_engine`), what an answer says (`http_answers`).
+Belongs here: when a request may go out, and what is set aside for it. Does not belong here: which failures are tried
+again (`http_engine`), what an answer says (`http_answers`), what a run may spend (`responses.budget`).
 """
 
 import math
@@ -14,47 +14,42 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 
+from amr_pipeline.responses.budget import Amount, Budget
+from amr_pipeline.responses.prices import TokenPrice
+from amr_pipeline.studies.study import Distiller
+
 
 class HttpEngineError(RuntimeError):
     """Asking goes no further; everything answered so far was handed over, what is not stays owed."""
 
 
-class BudgetSpentError(HttpEngineError):
-    """The next response may cost more tokens than are left."""
+class Draw:
+    """What one run's requests to a distiller's server draw from its budget: each reserves the most that it may cost."""
 
+    def __init__(self, budget: Budget, row: Distiller) -> None:
+        self._budget, self._most, self._beyond = budget, row.sampling.max_tokens, 0
+        self._price = budget.prices.tokens.get(row.name) or TokenPrice(prompts=0.0, responses=0.0)
 
-class HttpBudget:
-    """Tokens of prompts and responses that this process may still pay for; None: as many as it likes.
+    def most(self, payload: bytes) -> tuple[int, int]:
+        """Most prompt and response tokens that a request may cost.
 
-    A request reserves the most that it may cost before it is asked, so that no number in flight overspends.
-    """
-
-    def __init__(self, tokens: int | None) -> None:
-        self._tokens, self._reserved, self.spent = tokens, 0, 0
-        self._lock = threading.Lock()
-
-    def reserve(self, tokens: int) -> bool:
-        """Set tokens aside; False while other requests hold what may yet come back.
-
-        Raises:
-            BudgetSpentError: they do not fit even when everything in flight turns out to cost nothing.
+        A token of the prompt has at least one byte of the request; what a server's template adds beyond that is
+        counted from the first answer on that shows it.
         """
-        with self._lock:
-            if self._tokens is None or self.spent + self._reserved + tokens <= self._tokens:
-                self._reserved += tokens
-                return True
-            if self.spent + tokens > self._tokens:
-                raise BudgetSpentError(
-                    f"of {self._tokens:,} tokens (AMR_HTTP_BUDGET_TOKENS) this process has spent {self.spent:,}, and "
-                    f"the next response may cost {tokens:,}"
-                )
-            return False
+        return len(payload) + self._beyond, self._most
 
-    def settle(self, reserved: int, used: int) -> None:
-        """Pay `used` tokens out of what was set aside; the rest is free again."""
-        with self._lock:
-            self._reserved -= reserved
-            self.spent += used
+    def reserve(self, most: tuple[int, int]) -> bool:
+        """Set it aside (`Budget.reserve`)."""
+        return self._budget.reserve(self._amount(most))
+
+    def settle(self, payload: bytes, most: tuple[int, int], used: tuple[int, int] | None) -> None:
+        """Pay for a request; None: nobody knows what it cost, so it counts as the most that it may."""
+        if used is not None:
+            self._beyond = max(self._beyond, used[0] - len(payload))
+        self._budget.settle(self._amount(most), self._amount(most if used is None else used))
+
+    def _amount(self, tokens: tuple[int, int]) -> Amount:
+        return Amount(tokens=sum(tokens), money=self._price.of(*tokens))
 
 
 class Pace:

@@ -2,19 +2,25 @@
 
 A partition's commit record says what writing it took (`noted_cost`), accumulated over all runs that wrote in it; its
 rows say the tokens. Not in the record: loading and idling engines, and what a killed run did since its last part.
+Other stages note what they took in the same way, by category (`noted_costs`).
 
-Belongs here: shares, sums and ratios. Does not belong here: reading records (`assets.costs`).
+Belongs here: shares, sums and ratios. Does not belong here: reading records (`assets.costs`), prices
+(`responses.prices`), stages after the responses (`responses.stage_costs`).
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
+from amr_pipeline.responses.prices import Prices
+
 NOTE = "cost"
-"""Name under which a commit record of `responses` holds `{distiller fingerprint: Cost as a dict}`."""
+"""Name under which a commit record holds Costs as dicts: of `responses` by distiller fingerprint, else by category."""
+
+ALL_CATEGORIES = "all"
 
 SPENT = pl.Schema(
     {
@@ -28,22 +34,27 @@ SPENT = pl.Schema(
         "recorded_responses": pl.Float64,
         "engine_seconds": pl.Float64,
         "gpu_seconds": pl.Float64,
+        "lost_prompt_tokens": pl.Float64,
+        "lost_response_tokens": pl.Float64,
     }
 )
 """What `spending` gives: its grain first, then sums."""
 
 _GRAIN = ("distiller", "category", "finish_reason", "is_expected")
+_BY_TOKEN, _BY_RESPONSE = ("engine_seconds", "gpu_seconds"), ("lost_prompt_tokens", "lost_response_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What writing some responses took.
+    """What some answers of engines took: responses, replies of a judge, perplexities, or a training run.
 
     Attributes:
-        runs: runs that wrote some of them.
-        responses, response_tokens: what was written in that time; rows from before there were records are in neither.
-        engine_seconds: seconds that the distiller's engines, all of them together, were at work.
+        runs: runs that brought some of them.
+        responses, response_tokens: what came in that time; rows from before there were records are in neither.
+        engine_seconds: seconds that the engines, all of them together, were at work.
         gpu_seconds: the same times the GPUs that they held.
+        lost_prompt_tokens, lost_response_tokens: what attempts at a server that brought no answer may have cost at
+            most.
     """
 
     runs: int = 0
@@ -51,6 +62,8 @@ class Cost:
     response_tokens: int = 0
     engine_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    lost_prompt_tokens: int = 0
+    lost_response_tokens: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         """Both together."""
@@ -63,26 +76,40 @@ class Cost:
         return self.response_tokens / self.gpu_seconds if self.gpu_seconds and self.response_tokens else None
 
 
-def noted_cost(notes: Mapping[str, Any], distiller_fingerprint: str) -> Cost:
-    """What a commit record says that a distiller's responses took; nothing where it says nothing."""
-    return Cost(**notes.get(NOTE, {}).get(distiller_fingerprint, {}))
+def noted_costs(notes: Mapping[str, Any]) -> dict[str, Cost]:
+    """All that a commit record says that its rows took; nothing where it says nothing."""
+    return {name: Cost(**cost) for name, cost in notes.get(NOTE, {}).items()}
 
 
-def with_cost(notes: Mapping[str, Any], distiller_fingerprint: str, cost: Cost) -> dict[str, Any]:
+def noted_cost(notes: Mapping[str, Any], name: str) -> Cost:
+    """What a commit record says that a distiller's responses took, or another stage's answers of a category."""
+    return noted_costs(notes).get(name, Cost())
+
+
+def with_cost(notes: Mapping[str, Any], name: str, cost: Cost) -> dict[str, Any]:
     """Notes of the next version of a partition: those found, with what came on top.
 
     Notes are per version, so that each has to carry what the ones before it said.
     """
-    total = noted_cost(notes, distiller_fingerprint) + cost
-    return {**notes, NOTE: {**notes.get(NOTE, {}), distiller_fingerprint: asdict(total)}}
+    total = noted_cost(notes, name) + cost
+    return {**notes, NOTE: {**notes.get(NOTE, {}), name: asdict(total)}}
+
+
+def with_costs(notes: Mapping[str, Any], costs: Mapping[str, Cost]) -> dict[str, Any]:
+    """`with_cost` of several at once; names without a cost are left out, and the notes say that costs are kept."""
+    found = {NOTE: {}, **notes}
+    for name, cost in costs.items():
+        if cost != Cost():
+            found = with_cost(found, name, cost)
+    return found
 
 
 class EngineTime:
-    """Time that one distiller's engines work in one run, shared out over its partitions by the tokens they got.
+    """Time that some engines work in one run, shared out over what they work for by the tokens it got.
 
     Partitions are written side by side by the same engines, so that no clock of a partition's own could tell. The
-    shares of all partitions add up to the time from `start` to the last share-out. A response without tokens counts
-    as one token, since an engine looked at it.
+    shares of all partitions add up to the time that the clock ran until the last share-out. An answer without tokens
+    counts as one token, since an engine looked at it.
 
     Args:
         gpus: GPUs that the engines hold together; asked when the clock starts, since they are there by then.
@@ -91,62 +118,121 @@ class EngineTime:
 
     def __init__(self, gpus: Callable[[], float] = lambda: 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask_gpus, self._clock, self._gpus = gpus, clock, 0.0
-        self._shared_at: float | None = None
-        self._ticked_at = 0.0
+        self._read_at: float | None = None
+        self._seconds = self._gpu_seconds = self._unticked = 0.0
         self._weights: dict[str, int] = {}
         self._costs: dict[str, Cost] = {}
 
     def start(self) -> None:
-        """Start the clock: an engine that has loaded asks for work. Later calls change nothing."""
-        if self._shared_at is None:
+        """Start the clock: an engine that has loaded asks for work. Where it runs already, nothing changes."""
+        if self._read_at is None:
             self._gpus = self._ask_gpus()
-            self._shared_at = self._ticked_at = self._clock()
+            self._read_at = self._clock()
+
+    def stop(self) -> None:
+        """Stop the clock: the engines have nothing to do."""
+        self._read()
+        self._read_at = None
 
     def tick(self) -> float:
         """GPU-seconds since the last tick, or since the start."""
-        if self._shared_at is None:
-            return 0.0
-        before, self._ticked_at = self._ticked_at, self._clock()
-        return (self._ticked_at - before) * self._gpus
+        self._read()
+        ticked, self._unticked = self._unticked, 0.0
+        return ticked
 
-    def wrote(self, partition: str, tokens: int) -> None:
-        """A response of a partition came."""
-        self._weights[partition] = self._weights.get(partition, 0) + max(1, tokens)
-        found = self._costs.get(partition, Cost(runs=1))
-        self._costs[partition] = replace(
-            found, responses=found.responses + 1, response_tokens=found.response_tokens + tokens
+    def wrote(self, name: str, tokens: int, *, lost: tuple[int, int] = (0, 0)) -> None:
+        """An answer for a partition, or whatever shares are called by, came.
+
+        Args:
+            name: of the share.
+            tokens: of the answer.
+            lost: prompt and response tokens of attempts that brought none.
+        """
+        self._weights[name] = self._weights.get(name, 0) + max(1, tokens)
+        found = self._costs.get(name, Cost(runs=1))
+        self._costs[name] = replace(
+            found,
+            responses=found.responses + 1,
+            response_tokens=found.response_tokens + tokens,
+            lost_prompt_tokens=found.lost_prompt_tokens + lost[0],
+            lost_response_tokens=found.lost_response_tokens + lost[1],
         )
 
-    def cost(self, partition: str) -> Cost:
-        """What a partition took in this run up to now; shares out what is not shared out yet."""
+    def cost(self, name: str) -> Cost:
+        """What a share took in this run up to now."""
+        return self.costs().get(name, Cost())
+
+    def costs(self) -> dict[str, Cost]:
+        """What every share took in this run up to now; shares out what is not shared out yet."""
+        self._read()
         weights, self._weights = self._weights, {}
-        if weights and self._shared_at is not None:
-            now = self._clock()
-            seconds, self._shared_at = now - self._shared_at, now
+        if weights:
             total = sum(weights.values())
             for name, weight in weights.items():
-                share = seconds * weight / total
-                self._costs[name] += Cost(engine_seconds=share, gpu_seconds=share * self._gpus)
-        return self._costs.get(partition, Cost())
+                part = weight / total
+                self._costs[name] += Cost(engine_seconds=part * self._seconds, gpu_seconds=part * self._gpu_seconds)
+            self._seconds = self._gpu_seconds = 0.0
+        return dict(self._costs)
+
+    def _read(self) -> None:
+        """Take in what the clock says; it waits to be shared out until something comes to share it out over."""
+        if self._read_at is not None:
+            before, self._read_at = self._read_at, self._clock()
+            seconds = self._read_at - before
+            self._seconds += seconds
+            self._gpu_seconds += seconds * self._gpus
+            self._unticked += seconds * self._gpus
+
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+def timed(
+    ask: Callable[[Iterable[Asked]], Iterator[Answer]],
+    engines: EngineTime,
+    share: Callable[[Answer], tuple[str, int]],
+) -> Callable[[Iterable[Asked]], Iterator[Answer]]:
+    """The same callable, with its engines' clock running from the first request until it ends.
+
+    Args:
+        ask: what takes requests and gives answers.
+        engines: the clock; calls may follow each other on it, not overlap.
+        share: what an answer counts for, and its tokens (`EngineTime.wrote`).
+    """
+
+    def asked(requests: Iterable[Asked]) -> Iterator[Answer]:
+        def begun() -> Iterator[Asked]:
+            for request in requests:
+                engines.start()
+                yield request
+
+        try:
+            for answer in ask(begun()):
+                name, tokens = share(answer)
+                engines.wrote(name, tokens)
+                yield answer
+        finally:
+            engines.stop()
+
+    return asked
 
 
 def spending(rows: pl.DataFrame, costs: Mapping[str, Cost]) -> pl.DataFrame:
     """Sums over one partition's responses per category, finish reason and whether they are still expected (`SPENT`).
 
-    A record's seconds go to the responses of its fingerprint by their tokens, at least one each.
+    A record's seconds go to the responses of its fingerprint by their tokens, at least one each; what was lost goes to
+    them evenly.
 
     Args:
         rows: distiller, distiller_fingerprint, category, finish_reason, is_expected, prompt_tokens, response_tokens.
         costs: what the partition's record says, by distiller fingerprint.
     """
+    names = ("responses", *_BY_TOKEN, *_BY_RESPONSE)
     noted = pl.DataFrame(
-        [(name, cost.responses, cost.engine_seconds, cost.gpu_seconds) for name, cost in costs.items()],
-        schema={
-            "distiller_fingerprint": pl.String,
-            "recorded_responses": pl.Float64,
-            "engine_seconds": pl.Float64,
-            "gpu_seconds": pl.Float64,
-        },
+        [(fingerprint, *(getattr(cost, name) for name in names)) for fingerprint, cost in costs.items()],
+        schema={"distiller_fingerprint": pl.String, "recorded_responses": pl.Float64}
+        | dict.fromkeys((*_BY_TOKEN, *_BY_RESPONSE), pl.Float64),
         orient="row",
     )
     weight = pl.col("response_tokens").cast(pl.Int64).clip(lower_bound=1)
@@ -158,8 +244,11 @@ def spending(rows: pl.DataFrame, costs: Mapping[str, Cost]) -> pl.DataFrame:
         .agg(
             pl.len().cast(pl.Int64).alias("responses"),
             *(pl.col(name).cast(pl.Int64).sum() for name in ("prompt_tokens", "response_tokens")),
-            (pl.col("recorded_responses").fill_null(0.0) * pl.col("by_response")).sum(),
-            *((pl.col(name).fill_null(0.0) * pl.col("by_token")).sum() for name in ("engine_seconds", "gpu_seconds")),
+            *(
+                (pl.col(name).fill_null(0.0) * pl.col("by_response")).sum()
+                for name in ("recorded_responses", *_BY_RESPONSE)
+            ),
+            *((pl.col(name).fill_null(0.0) * pl.col("by_token")).sum() for name in _BY_TOKEN),
         )
         .select(pl.col(name).cast(kind) for name, kind in SPENT.items())
         .sort(_GRAIN)
@@ -180,6 +269,7 @@ class KeptCost:
             looping, and those that today's study does not expect any more.
         kept: response tokens of the subset.
         gpu_seconds: of `written`; None where some of it has no record.
+        money: that `written` cost; None where some of it has no record or no price.
     """
 
     recipe: str
@@ -187,6 +277,7 @@ class KeptCost:
     written: int
     kept: int
     gpu_seconds: float | None
+    money: float | None
 
     @property
     def written_per_kept(self) -> float | None:
@@ -198,11 +289,15 @@ class KeptCost:
         """GPU-seconds for each token kept; None where none is, or some of the time has no record."""
         return self.gpu_seconds / self.kept if self.kept and self.gpu_seconds is not None else None
 
+    @property
+    def money_per_kept(self) -> float | None:
+        """Money for each token kept; None where none is, or what was spent is unknown."""
+        return self.money / self.kept if self.kept and self.money is not None else None
 
-ALL_CATEGORIES = "all"
 
-
-def kept_costs(recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame, subset: pl.DataFrame) -> list[KeptCost]:
+def kept_costs(
+    recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame, subset: pl.DataFrame, prices: Prices
+) -> list[KeptCost]:
     """What a recipe's kept tokens took: a row per category that its distillers answered, and one for all.
 
     Args:
@@ -210,6 +305,7 @@ def kept_costs(recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame, su
         distillers: those it chooses from; only their responses were written for it.
         spent: `SPENT` rows.
         subset: `category` and `response_tokens` of what it chose.
+        prices: of the deployment and the study.
     """
     mine = spent.filter(pl.col("distiller").is_in(distillers))
     categories = sorted({*mine.get_column("category"), *subset.get_column("category")})
@@ -217,24 +313,41 @@ def kept_costs(recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame, su
     for category in [*categories, ALL_CATEGORIES]:
         of_category = pl.lit(value=True) if category == ALL_CATEGORIES else pl.col("category") == category
         written, chosen = mine.filter(of_category), subset.filter(of_category)
+        is_known = is_recorded(written)
         rows.append(
             KeptCost(
                 recipe=recipe,
                 category=category,
                 written=int(written.get_column("response_tokens").sum()),
                 kept=int(chosen.get_column("response_tokens").cast(pl.Int64).sum()),
-                gpu_seconds=float(written.get_column("gpu_seconds").sum()) if is_recorded(written) else None,
+                gpu_seconds=float(written.get_column("gpu_seconds").sum()) if is_known else None,
+                money=spent_money(written, prices) if is_known else None,
             )
         )
     return rows
+
+
+def spent_money(spent: pl.DataFrame, prices: Prices) -> float | None:
+    """What `SPENT` rows cost as far as it is on record; None where some of it has no price.
+
+    Behind a server tokens cost, those of attempts without an answer at most; elsewhere the GPUs that were held.
+    """
+    is_billed = pl.col("distiller").is_in(prices.servers)
+    here, total = spent.filter(~is_billed), 0.0
+    for (name,), mine in spent.filter(is_billed).partition_by("distiller", as_dict=True).items():
+        price = prices.tokens.get(str(name))
+        if price is None:
+            return None
+        sums = mine.select(
+            pl.col("prompt_tokens").sum() + pl.col("lost_prompt_tokens").sum(),
+            pl.col("response_tokens").sum() + pl.col("lost_response_tokens").sum(),
+        )
+        total += price.of(*sums.row(0))
+    of_gpus = prices.of_gpus(float(here.get_column("gpu_seconds").sum()))
+    return None if of_gpus is None else total + of_gpus
 
 
 def is_recorded(spent: pl.DataFrame) -> bool:
     """Whether every response among `SPENT` rows has a record of what it took."""
     responses, recorded = spent.select(pl.col("responses").sum(), pl.col("recorded_responses").sum()).row(0)
     return recorded > responses - 0.5  # shares of whole numbers
-
-
-def money(gpu_seconds: float | None, price_per_gpu_hour: float | None) -> float | None:
-    """Price of some GPU time; None where either is unknown."""
-    return None if gpu_seconds is None or price_per_gpu_hour is None else gpu_seconds / 3600 * price_per_gpu_hour

@@ -19,7 +19,7 @@ from typing import Literal
 import polars as pl
 
 from amr_pipeline.categories import Category
-from amr_pipeline.responses.cost import money
+from amr_pipeline.responses.prices import Prices
 from amr_pipeline.studies.study import Distiller
 
 FEWEST_QUERIES = 30
@@ -138,7 +138,8 @@ class Forecast:
 
     Attributes:
         rate: None where nothing says how fast its engines are.
-        gpu_seconds, money: None where tokens, rate or price are unknown; 0 for a distiller that holds no GPU.
+        gpu_seconds, money: None where tokens, rate or price are unknown; 0 for a distiller that holds no GPU. Behind
+            a server money is what its tokens cost, prompts left out.
     """
 
     distiller: str
@@ -156,7 +157,7 @@ def forecast(
     history: Mapping[str, Lengths],
     *,
     rate: Rate | None = None,
-    price_per_gpu_hour: float | None = None,
+    prices: Prices | None = None,
 ) -> list[Forecast]:
     """A row per category that owes something, and one for all.
 
@@ -165,7 +166,7 @@ def forecast(
         owed: responses owed by category.
         history: of stored responses, by category.
         rate: how fast its engines are, as far as known.
-        price_per_gpu_hour: what the deployment pays, if it says so.
+        prices: what the deployment pays, as far as it says so.
     """
     due = {category: count for category, count in sorted(owed.items()) if count}
     expected = {category: _expected(distiller, category, count, history) for category, count in due.items()}
@@ -182,7 +183,7 @@ def forecast(
                 expected=tokens,
                 rate=rate,
                 gpu_seconds=seconds,
-                money=money(seconds, price_per_gpu_hour),
+                money=_money(distiller, tokens.tokens, seconds, prices or Prices()),
             )
         )
     return found
@@ -226,6 +227,13 @@ def _together(parts: list[Expectation]) -> Expectation:
 
 
 def _gpu_seconds(distiller: Distiller, tokens: float | None, rate: Rate | None) -> float | None:
-    if tokens == 0 or distiller.gpus_per_replica == 0:
+    if tokens == 0 or distiller.gpus_per_replica == 0 or distiller.engine == "http":
         return 0.0
     return None if tokens is None or rate is None else tokens / rate.tokens_per_gpu_second
+
+
+def _money(distiller: Distiller, tokens: float | None, gpu_seconds: float | None, prices: Prices) -> float | None:
+    if distiller.engine != "http":
+        return prices.of_gpus(gpu_seconds)
+    price = prices.tokens.get(distiller.name)
+    return None if tokens is None or price is None else price.of(0, tokens)

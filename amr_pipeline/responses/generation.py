@@ -27,6 +27,7 @@ class GeneratedResponse:
     Attributes:
         finish_reason: stop, length, looping or error (`error`: the engine refused this prompt; text says why).
         engine: name and version, as `vllm 0.29.0`.
+        lost_prompt_tokens, lost_response_tokens: what attempts at a server that brought no answer may have cost.
     """
 
     response_id: str
@@ -35,6 +36,8 @@ class GeneratedResponse:
     prompt_tokens: int
     response_tokens: int
     engine: str
+    lost_prompt_tokens: int = 0
+    lost_response_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

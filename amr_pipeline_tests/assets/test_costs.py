@@ -55,9 +55,9 @@ def test_a_kept_token_costs_what_was_written_for_it(stored: Stored):
     spent = said["Tokens by how responses ended, numbers"]
     strong = cells(spent, "strong", "instruction_following")
     assert strong[2:8] == ["24", "24", "420", "180", "0", "0"]
-    assert strong[8:] == ["0", "100%", "0.0417", "0.0833", "0.30"]
+    assert strong[8:] == ["0", "0", "100%", "0.0417", "0.0833", "0.30"]
     weak = cells(spent, "weak", "instruction_following")
-    assert weak[9:] == ["0%", "unknown", "unknown", "unknown"], "no record is said, not guessed"
+    assert weak[10:] == ["0%", "unknown", "unknown", "unknown"], "no record is said, not guessed"
     assert said["response tokens"] == "1200"
     page = stored.store.files.read("reports/cost_report.html").decode()
     assert "lower bounds" in page

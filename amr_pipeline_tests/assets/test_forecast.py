@@ -86,7 +86,7 @@ def test_the_text_says_what_is_missing_and_refuses_strangers(stored: Stored):
     study = replace(stored.study, num_shards=4)
     said = forecast_text(study, platform(stored, AMR_BUDGET_TOKENS="1000"), ["weak"])
     assert "2 of 4 shards have no queries yet" in said
-    assert "AMR_PRICE_PER_GPU_HOUR is not set" in said
+    assert "unknown where nothing says what a GPU-hour costs: AMR_PRICE_PER_GPU_HOUR" in said
     assert "The budget of one run is 1,000 tokens" in said
     assert "strong" not in said
     assert "strong" in forecast_text(stored.study, stored.platform)

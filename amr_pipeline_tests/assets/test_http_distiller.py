@@ -8,7 +8,8 @@ import pytest
 
 from amr_pipeline.assets.responses import pool_of
 from amr_pipeline.engines import http_engine
-from amr_pipeline.engines.http_limits import BudgetSpentError, HttpEngineError
+from amr_pipeline.engines.http_limits import HttpEngineError
+from amr_pipeline.responses.cost import noted_cost
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 from amr_pipeline_tests.engines.faulty_server import Asked, Reply, Server, chat, echo, error, serving
 
@@ -57,17 +58,47 @@ def test_responses_of_a_server_are_graded_like_all_others(far: ImportedWorld):
     assert {asked.headers["Authorization"] for asked in server.asked} == {f"Bearer {CANARY}"}
 
 
-def test_a_spent_budget_says_what_stays_owed_and_the_next_run_asks_only_that(far: ImportedWorld):
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"AMR_BUDGET_TOKENS": "220"},
+        {"AMR_BUDGET_MONEY": "0.00022", "AMR_PRICE_PER_MILLION_TOKENS": "one=1/1"},
+    ],
+    ids=["tokens", "money"],
+)
+def test_a_spent_budget_ends_the_run_without_an_error_and_the_next_run_asks_only_what_is_owed(
+    far: ImportedWorld, budget: dict[str, str]
+):
     with serving() as server:
-        with pytest.raises(BudgetSpentError, match=r"spent [\d,]+, .*; 1?\d responses came, 1?\d stay owed") as caught:
-            generate(far, server, AMR_HTTP_BUDGET_TOKENS="220")
+        variables = {"AMR_HTTP_ENGINES": f"one={server.address}", **budget}
+        walked = far.materialize(variables, assets=("responses", "frequent_ngrams"))
+        assert walked == {"responses": 1}, "what follows would judge and train on a part"
         came = len(server.asked)
         assert 0 < came < 24
-        assert f"{came} responses came, {24 - came} stay owed" in str(caught.value)
-        assert stored(far).height == came, "what was paid for is kept"
+        assert far.store.read("responses", KEY).height == came, "what was paid for is kept, and readers find it"
+        commit = far.store.latest("responses", KEY)
+        assert commit is not None
+        assert commit.owed == 24 - came
         generate(far, server)
     assert len(server.asked) == 24
     assert stored(far)["response_id"].n_unique() == 24
+
+
+def test_money_without_the_price_of_a_servers_tokens_asks_nothing(far: ImportedWorld):
+    wanted = r"AMR_BUDGET_MONEY .* AMR_PRICE_PER_MILLION_TOKENS=one=PROMPTS/RESPONSES"
+    with serving() as server, pytest.raises(ValueError, match=wanted):
+        generate(far, server, AMR_BUDGET_MONEY="1", AMR_PRICE_PER_GPU_HOUR="1")
+    assert server.asked == []
+
+
+def test_what_was_lost_is_on_the_record(far: ImportedWorld):
+    with serving(lambda asked: Reply(hang_up=True) if asked.number == 0 else echo(asked)) as server:
+        generate(far, server)
+    commit = far.store.latest("responses", KEY)
+    assert commit is not None
+    cost = noted_cost(commit.notes, far.study.distiller("one").distiller_fingerprint)
+    assert (cost.responses, cost.lost_response_tokens) == (24, 20)
+    assert 0 < cost.lost_prompt_tokens < 300
 
 
 def test_a_server_that_breaks_down_costs_what_it_had_not_answered(far: ImportedWorld):

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from amr_pipeline.assets.resources import Platform, deployment_from_environment, http_key, study_of
+from amr_pipeline.responses.prices import Prices, TokenPrice
 from amr_pipeline.studies.study import StudyError
 
 
@@ -58,8 +59,12 @@ def test_prices_rates_and_budgets_are_read_and_reach_the_platform():
     assert found.tokens_per_gpu_second == {"": 2500.0, "r1": 180.5}
     budget = found.budget()
     assert (budget.tokens, budget.money) == (1_000_000, 40.0)
-    budget.spend(gpu_seconds=3600)
-    assert budget.spent_money == 2.5
+    assert budget.prices.of_gpus(3600) == 2.5
+    assert found.budget() is not budget, "each run has its own"
+    tokens = {"AMR_BUDGET_MONEY": "40", "AMR_PRICE_PER_MILLION_TOKENS": "own=0.5/2"} | FAR
+    assert Platform.of(deployment_from_environment(tokens)).budget().prices == Prices(
+        tokens={"own": TokenPrice(prompts=0.5, responses=2.0)}
+    )
 
 
 CANARY = "sk-canary-0123456789"
@@ -73,7 +78,6 @@ def test_servers_of_distillers_are_named_with_their_limits():
             "AMR_HTTP_REQUESTS_PER_MINUTE": "r1-7b=60",
             "AMR_HTTP_TOKENS_PER_MINUTE": "r1-7b=90000,own=7",
             "AMR_HTTP_IN_FLIGHT": "9",
-            "AMR_HTTP_BUDGET_TOKENS": "123456",
         }
     )
     assert found.http_addresses == {"r1-7b": "https://api.example/v1", "own": "http://10.0.0.7:8000/v1"}
@@ -84,10 +88,8 @@ def test_servers_of_distillers_are_named_with_their_limits():
         9,
     )
     assert Platform.of(found).http_engine("r1-7b") is engine, "its pace outlasts a run"
-    assert Platform.of(found).http_engine("own").budget is engine.budget, "one budget for all"
     engine.pace.take(1)
     assert 0.9 < engine.pace.seconds_to_wait() <= 1.0
-    assert deployment_from_environment({}).http_budget_tokens is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_limit_that_is_none_or_of_nobody_is_refused(name: str, text: str):
         deployment_from_environment({**FAR, name: text})
 
 
-@pytest.mark.parametrize("name", ["AMR_HTTP_IN_FLIGHT", "AMR_HTTP_BUDGET_TOKENS"])
+@pytest.mark.parametrize("name", ["AMR_HTTP_IN_FLIGHT", "AMR_BUDGET_TOKENS"])
 def test_a_number_that_is_none_is_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} is '1e6'; wanted"):
         deployment_from_environment({name: "1e6"})

@@ -1,5 +1,6 @@
 """The ledger of responses: what is paid for once, whoever else writes, at bounded memory."""
 
+import threading
 from collections.abc import Iterator
 
 import polars as pl
@@ -11,9 +12,10 @@ from amr_pipeline.assets.publication import Publication
 from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.engines.commits import Commit, CommitConflict
 from amr_pipeline.engines.imported_responses import imported_responses
-from amr_pipeline.responses.budget import Budget
+from amr_pipeline.responses.budget import Amount, Budget
 from amr_pipeline.responses.cost import Cost, EngineTime, noted_cost
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
+from amr_pipeline.responses.prices import Prices
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 
@@ -234,17 +236,18 @@ def test_what_writing_took_accumulates_over_errors_and_runs(asked: ImportedWorld
 
 
 def under_budget(world: ImportedWorld, budget: Budget, in_flight: int = 1, tokens: int = 3) -> ResponseLedger:
-    """One run over every shard, so many requests in flight, each answer of so many tokens."""
+    """One run over every shard, so many requests in flight, each answer of so many tokens; one is expected."""
     keys = [f"one|{shard}" for shard in world.study.shards]
     mine = ResponseLedger(world.study, world.store, "one", keys, Publication(table=tables.RESPONSES), budget=budget)
-    held: list[GenerationRequest] = []
     with mine:
-        for request in mine.requests():
-            held.append(request)
-            if len(held) == in_flight:
-                mine.take(reply(held.pop(0), tokens))
-        for request in held:
-            mine.take(reply(request, tokens))
+        while mine.may_ask():
+            held: list[GenerationRequest] = []
+            for request in mine.requests():
+                held.append(request)
+                if len(held) == in_flight:
+                    mine.take(reply(held.pop(0), tokens))
+            for request in held:
+                mine.take(reply(request, tokens))
         mine.finish()
     return mine
 
@@ -253,17 +256,20 @@ def stored(world: ImportedWorld) -> pl.DataFrame:
     return pl.concat(world.store.read("responses", f"one|{shard}") for shard in world.study.shards)
 
 
-def test_a_budget_stops_exactly_and_the_next_run_goes_on(sharded: ImportedWorld):
-    budget = Budget(tokens=12)
+def test_a_budget_stops_in_time_and_the_next_run_goes_on(sharded: ImportedWorld):
+    budget = Budget(tokens=13)
     mine = under_budget(sharded, budget)
-    assert (mine.num_taken, budget.spent_tokens) == (4, 12), "the fourth answer reaches it, a fifth is not asked"
+    assert (mine.num_taken, budget.spent.tokens) == (4, 12), "one token is left, and a fifth may take more"
+    assert budget.has_refused
     assert mine.num_owed == len(QUESTIONS), "what was never asked is counted"
     assert stored(sharded).height == 4
     commits = [sharded.store.latest("responses", f"one|{shard}") for shard in sharded.study.shards]
     assert sum(commit.owed for commit in commits if commit) == len(QUESTIONS) - 4
     assert all(commits), "readers find every partition, those without an answer too"
-    assert under_budget(sharded, Budget(tokens=13)).num_taken == 5
-    assert under_budget(sharded, Budget(tokens=10**6)).num_taken == 3
+    assert under_budget(sharded, Budget(tokens=16)).num_taken == 5
+    last = Budget(tokens=10**6)
+    assert under_budget(sharded, last).num_taken == 3
+    assert not last.has_refused
     assert stored(sharded)["response_id"].n_unique() == len(QUESTIONS)
     assert ledger(sharded, *(f"one|{shard}" for shard in sharded.study.shards)).is_empty
 
@@ -271,24 +277,50 @@ def test_a_budget_stops_exactly_and_the_next_run_goes_on(sharded: ImportedWorld)
 def test_what_is_in_flight_when_the_budget_ends_is_taken(sharded: ImportedWorld):
     budget = Budget(tokens=6)
     mine = under_budget(sharded, budget, in_flight=5)
-    assert mine.num_taken == 6, "two answers reach it while four more are in flight"
-    assert budget.spent_tokens == 18
-    assert stored(sharded).height == 6
+    assert mine.num_taken == 5, "the first takes three, and four are in flight at one each"
+    assert budget.spent.tokens == 15
+    assert stored(sharded).height == 5
+
+
+def test_what_shorter_answers_leave_is_asked_for_in_the_same_run(sharded: ImportedWorld):
+    sharded.change("gpus_per_replica=0", "gpus_per_replica=0, mean_response_tokens=40")
+    sharded.change("max_tokens=1)", "max_tokens=50)")
+    budget = Budget(tokens=100)
+    mine = under_budget(sharded, budget, in_flight=9, tokens=5)
+    assert mine.num_taken == len(QUESTIONS), "two fit at once, and what they leave is enough for all"
+    assert (budget.spent.tokens, budget.has_refused) == (60, False)
+
+
+def test_what_another_holds_is_waited_for_and_given_back_by_an_error(sharded: ImportedWorld):
+    budget, came = Budget(tokens=12), list[int]()
+    done = Publication(table=tables.RESPONSES)
+    first = ResponseLedger(sharded.study, sharded.store, "one", ["one|00"], done, budget=budget)
+    held = len(list(first.requests()))
+    assert held > 0
+    others = Amount(tokens=12 - held)
+    assert budget.reserve(others), "all of it is in flight"
+    second = threading.Thread(target=lambda: came.append(under_budget(sharded, budget, tokens=1).num_taken))
+    second.start()
+    first.__exit__(RuntimeError("the engine is gone"))
+    budget.settle(others, others)
+    second.join(60)
+    assert came == [held], "as many as were given back"
 
 
 def test_a_budget_in_money_counts_the_gpus_that_are_held(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr(response_ledger, "EngineTime", lambda gpus: EngineTime(lambda: 4.0, lambda: now[0]))
-    budget, mine = Budget(money=2.0, price_per_gpu_hour=1.0), []
+    budget, mine = Budget(money=2.5, prices=Prices(gpu_hour=1.0)), []
     one = ResponseLedger(asked.study, asked.store, "one", [KEY], Publication(table=tables.RESPONSES), budget=budget)
     with one:
         for request in one.requests():
             now[0] += 900.0
             mine.append(request)
             one.take(reply(request))
+        assert not one.may_ask()
         one.finish()
-    assert len(mine) == 2, "two quarters of an hour of four GPUs"
-    assert budget.spent_money == 2.0
+    assert len(mine) == 2, "two quarters of an hour of four GPUs, and a third would be too much"
+    assert budget.spent.money == 2.0
 
 
 def test_parts_come_less_often_the_more_there_are(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):

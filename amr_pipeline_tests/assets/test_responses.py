@@ -87,7 +87,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
     monkeypatch.setattr(Platform, "gpus_held", lambda _, row: 2.0)
     told = Stored(tmp_path, instruction_study())
     more = tuple(replace(row, num_passes=5) for row in told.study.distillers)
-    told.study = replace(told.study, distillers=more)
+    told.study = replace(told.study, distillers=tuple(replace(row, mean_response_tokens=10) for row in more))
     return told
 
 

@@ -1,6 +1,15 @@
 import pytest
 
-from amr_pipeline.assets.variables import amount, count, counts_by_name, http_addresses, key_variable, rates_by_name
+from amr_pipeline.assets.variables import (
+    amount,
+    count,
+    counts_by_name,
+    http_addresses,
+    key_variable,
+    rates_by_name,
+    token_prices,
+)
+from amr_pipeline.responses.prices import TokenPrice
 
 
 def test_numbers_are_read_or_refused_with_their_name():
@@ -30,3 +39,17 @@ def test_lists_by_name_say_what_is_wrong_in_them():
 
 def test_a_key_has_a_variable_by_its_distillers_name():
     assert key_variable("r1-7b") == "AMR_HTTP_KEY_R1_7B"
+
+
+def test_prices_of_tokens_are_two_numbers_of_an_engine_that_has_an_address():
+    addresses = {"a": "http://h/v1", "b-7": "http://i/v1"}
+    assert token_prices("", addresses) == {}
+    assert token_prices("a=0.55/2.19, b-7=0/0", addresses) == {
+        "a": TokenPrice(prompts=0.55, responses=2.19),
+        "b-7": TokenPrice(prompts=0.0, responses=0.0),
+    }
+    for text in ("a", "a=1", "a=1/", "=1/2", "a=1/2/3", "a=-1/2", "a=nan/1", "a=1e3/2", "1/2"):
+        with pytest.raises(ValueError, match=r"AMR_PRICE_PER_MILLION_TOKENS has .*; wanted name=PROMPTS/RESPONSES"):
+            token_prices(text, addresses)
+    with pytest.raises(ValueError, match="stranger"):
+        token_prices("stranger=1/2", addresses)

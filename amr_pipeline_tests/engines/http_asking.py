@@ -8,7 +8,8 @@ import pytest
 from amr_pipeline.engines import http_engine
 from amr_pipeline.engines.http_answers import HttpKey
 from amr_pipeline.engines.http_engine import HttpEngine
-from amr_pipeline.engines.http_limits import HttpBudget, HttpEngineError, Pace
+from amr_pipeline.engines.http_limits import HttpEngineError, Pace
+from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
 from amr_pipeline.studies.study import Distiller, Sampling
 from amr_pipeline_tests.engines.faulty_server import Server
@@ -33,20 +34,19 @@ def requests(number: int, start: int = 0) -> Iterator[GenerationRequest]:
         yield GenerationRequest(response_id=f"id{index}", messages=(("user", f"question {index}"),), seed=index)
 
 
-def engine(
-    server: Server | str, *, in_flight: int = 8, pace: Pace | None = None, budget: HttpBudget | None = None
-) -> HttpEngine:
+def engine(server: Server | str, *, in_flight: int = 8, pace: Pace | None = None) -> HttpEngine:
     return HttpEngine(
         name="far",
         address=server if isinstance(server, str) else server.address,
         in_flight=in_flight,
         pace=pace or Pace(None, None),
-        budget=budget or HttpBudget(None),
     )
 
 
-def ask(server: Server, number: int = 20, *, row: Distiller = ROW, **settings: object) -> list[GeneratedResponse]:
-    return list(engine(server, **settings).responses(row, HttpKey(CANARY), requests(number)))  # type: ignore[arg-type]
+def ask(
+    server: Server, number: int = 20, *, row: Distiller = ROW, budget: Budget | None = None, **settings: object
+) -> list[GeneratedResponse]:
+    return list(engine(server, **settings).responses(row, HttpKey(CANARY), requests(number), budget))  # type: ignore[arg-type]
 
 
 def until_error(

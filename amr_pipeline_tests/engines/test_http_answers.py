@@ -17,6 +17,7 @@ from amr_pipeline.engines.http_answers import (
     HttpKey,
     Reading,
     Refused,
+    cost_of,
     hidden,
     read_answer,
 )
@@ -27,6 +28,24 @@ CANARY = "sk-canary-0123456789"
 
 def read(reply: Reply) -> Reading:
     return read_answer(reply.status, reply.headers, reply.body, hidden(HttpKey(CANARY)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "cost"),
+    [
+        (chat("4"), (3, 2)),
+        (chat("half", finish_reason="content_filter"), (3, 2)),
+        (chat("4", usage={"prompt_tokens": 3}), None),
+        (error(400), (0, 0)),
+        (error(401), (0, 0)),
+        (error(429), (0, 0)),
+        (error(503), (0, 0)),
+        (chat("half", finish_reason="abort"), None),
+        (Reply(body=b"<html>"), None),
+    ],
+)
+def test_what_an_exchange_cost_is_counted_or_not_known(reply: Reply, cost: tuple[int, int] | None):
+    assert cost_of(read(reply)) == cost
 
 
 def answered(reply: Reply) -> Answered:
@@ -44,7 +63,7 @@ def failed(reply: Reply) -> Failed:
 def test_a_well_formed_answer():
     found = answered(chat("4"))
     assert (found.text, found.finish_reason, found.model) == ("4", "stop", "served-model")
-    assert (found.usage.prompt_tokens, found.usage.response_tokens, found.usage.total) == (3, 2, 5)
+    assert (found.usage.prompt_tokens, found.usage.response_tokens, found.usage.both) == (3, 2, (3, 2))
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
@@ -80,7 +99,7 @@ def test_other_finish_reasons_are_errors_that_say_so(reason: object):
     assert isinstance(found, Refused)
     assert found.reason == f"finish reason {reason!s}, after: half an answ"
     assert found.usage is not None
-    assert found.usage.total == 5
+    assert found.usage.both == (3, 2)
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", None])
@@ -97,7 +116,7 @@ def test_a_server_that_gave_up_is_asked_again(reason: object):
 )  # fmt: skip
 def test_counts_that_are_none_are_not_known(usage: object):
     found = answered(chat("4", usage=usage)).usage
-    assert (found.prompt_tokens, found.response_tokens, found.total) == (None, None, None)
+    assert (found.prompt_tokens, found.response_tokens, found.both) == (None, None, None)
 
 
 UNREADABLE = [

@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 
 from amr_pipeline.engines.http_answers import HttpKey
-from amr_pipeline.engines.http_limits import BudgetSpentError, HttpBudget, Pace
+from amr_pipeline.engines.http_limits import Pace
+from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
+from amr_pipeline.responses.prices import Prices, TokenPrice
 from amr_pipeline_tests.engines.faulty_server import Asked, Reply, Script, Server, chat, echo, error, serving
 from amr_pipeline_tests.engines.http_asking import (
     CANARY,
@@ -207,57 +209,77 @@ def test_tokens_per_minute_hold_requests_back():
 # ------------------------------------------------------------------------------------------------------------- budget
 
 
-def spends(server_tokens: int, budget: int, **settings: object) -> tuple[list[GeneratedResponse], HttpBudget, Server]:
+def spends(server_tokens: int, budget: Budget, **settings: object) -> tuple[list[GeneratedResponse], Server]:
+    """What a budget gets of a hundred answers of so many tokens, ten of them the prompt's."""
     usage = {"prompt_tokens": 10, "completion_tokens": server_tokens - 10}
     script: Script = lambda asked: replace(chat(asked.question.upper(), usage=usage), seconds=0.01)  # noqa: E731
-    counted = HttpBudget(budget)
     with serving(script) as server:
-        found, problem = until_error(server, 100, budget=counted, **settings)
-    assert isinstance(problem, BudgetSpentError)
-    assert f"of {budget:,} tokens (AMR_HTTP_BUDGET_TOKENS) this process has spent {counted.spent:,}" in str(problem)
-    return found, counted, server
+        return ask(server, 100, budget=budget, **settings), server  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("in_flight", [1, 8, 50])
 def test_a_budget_is_not_overspent_and_what_it_paid_for_is_handed_over(in_flight: int):
-    found, budget, server = spends(60, 1_500, in_flight=in_flight)
-    assert budget.spent == 60 * len(found) == 60 * len(server.asked) <= 1_500
+    budget = Budget(tokens=1_500)
+    found, server = spends(60, budget, in_flight=in_flight)
+    assert budget.spent.tokens == 60 * len(found) == 60 * len(server.asked) <= 1_500
     assert len(found) >= 18, "what an answer did not use is there for the next"
+    assert budget.has_refused
+
+
+@pytest.mark.parametrize("in_flight", [1, 50])
+def test_money_is_kept_to_by_the_price_of_prompts_and_responses(in_flight: int):
+    price = TokenPrice(prompts=1.0, responses=1_000.0)
+    budget = Budget(money=1.0, prices=Prices(tokens={"far": price}))
+    found, _ = spends(60, budget, in_flight=in_flight)
+    assert budget.spent.money == pytest.approx(len(found) * price.of(10, 50))
+    assert 18 <= len(found) <= 20, "at a twentieth each"
+    other = Budget(money=1.0, prices=Prices(tokens={"near": price}))
+    assert len(spends(60, other)[0]) == 100, "another server's price is none of this one's"
 
 
 def test_a_budget_that_nothing_fits_asks_nothing():
-    found, budget, server = spends(60, 10)
-    assert (found, budget.spent, server.asked) == ([], 0, [])
+    budget = Budget(tokens=10)
+    found, server = spends(60, budget)
+    assert (found, budget.spent.tokens, server.asked, budget.has_refused) == ([], 0, [], True)
 
 
 def test_an_answer_that_was_lost_counts_as_if_it_cost_all_that_it_may():
-    budget = HttpBudget(10_000)
+    budget = Budget(tokens=10_000)
     with serving(lambda asked: Reply(hang_up=True) if asked.number == 0 else echo(asked)) as server:
-        assert_each_once(ask(server, 1, budget=budget), 1)
-        assert 5 + ROW.sampling.max_tokens < budget.spent < 5 + ROW.sampling.max_tokens + 300
-        before = budget.spent
+        found = ask(server, 1, budget=budget)
+        assert_each_once(found, 1)
+        assert found[0].lost_response_tokens == ROW.sampling.max_tokens
+        assert 0 < found[0].lost_prompt_tokens < 300
+        lost = found[0].lost_prompt_tokens + found[0].lost_response_tokens
+        assert budget.spent.tokens == 5 + lost
         script: Script = lambda asked: error(503) if asked.number < 4 else echo(asked)  # noqa: E731
         server.script = script
-        assert_each_once(ask(server, 1, budget=budget), 1)
-    assert budget.spent == before + 5, "an error costs nothing"
+        found = ask(server, 1, budget=budget)
+        assert_each_once(found, 1)
+        assert (found[0].lost_prompt_tokens, found[0].lost_response_tokens) == (0, 0)
+    assert budget.spent.tokens == 10 + lost, "an error costs nothing"
 
 
-def test_runs_of_one_process_share_a_budget():
-    budget = HttpBudget(2_000)
+def test_what_a_servers_template_adds_is_reserved_once_it_shows():
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 5}
+    budget = Budget(tokens=10_000)
+    with serving(lambda asked: chat(asked.question.upper(), usage=usage)) as server:
+        found = ask(server, 100, budget=budget, in_flight=1)
+    assert len(found) == len(server.asked) == 9, "a tenth would end at 10,050"
+    assert budget.spent.tokens == 9_045
+
+
+def test_engines_of_one_run_share_a_budget():
+    budget = Budget(tokens=2_000)
     with serving(lambda asked: replace(echo(asked), seconds=0.005)) as server:
-        problems: list[Exception] = []
 
         def run(start: int) -> None:
-            try:
-                list(engine(server, budget=budget).responses(ROW, None, requests(10_000, start)))
-            except BudgetSpentError as error:
-                problems.append(error)
+            list(engine(server).responses(ROW, None, requests(10_000, start), budget))
 
         threads = [threading.Thread(target=run, args=(start,)) for start in (0, 10_000)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(problems) == 2
-    assert budget.spent == 5 * len(server.asked)
-    assert 1_700 < budget.spent <= 2_000
+    assert budget.spent.tokens == 5 * len(server.asked)
+    assert 1_700 < budget.spent.tokens <= 2_000

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from amr_pipeline.engines import http_engine
 from amr_pipeline.engines.http_answers import HttpKey
-from amr_pipeline.engines.http_limits import HttpEngineError
+from amr_pipeline.engines.http_limits import Draw, HttpEngineError
+from amr_pipeline.responses.budget import Budget
 from amr_pipeline_tests.engines.faulty_server import Asked, Reply, chat, echo, error, serving
 from amr_pipeline_tests.engines.http_asking import (
     CANARY,
@@ -82,7 +83,7 @@ def test_waits_double_up_to_a_bound_and_are_drawn_below_it(monkeypatch: pytest.M
     monkeypatch.setattr(http_engine, "LONGEST_WAIT_SECONDS", 10.0)
     bounds: list[tuple[float, float]] = []
     with serving(lambda _: error(502)) as server:
-        run = http_engine._Run(engine(server), ROW, None)
+        run = http_engine._Run(engine(server), ROW, None, Draw(Budget(), ROW))
         run._draw = lambda low, high: bounds.append((low, high)) or 0.0
         with pytest.raises(HttpEngineError, match="8 attempts in a row failed, the last one with: HTTP 502: no"):
             list(run.answers(requests(1)))

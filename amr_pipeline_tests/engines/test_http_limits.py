@@ -1,6 +1,5 @@
-"""Pace, budget and pauses, on a clock of the test's own."""
+"""Pace, what requests draw from a budget, and pauses, on a clock of the test's own."""
 
-import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -8,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amr_pipeline.engines.http_limits import BudgetSpentError, HttpBudget, Pace, seconds_asked_for
+from amr_pipeline.engines.http_limits import Draw, Pace, seconds_asked_for
+from amr_pipeline.responses.budget import Amount, Budget
+from amr_pipeline.responses.prices import Prices, TokenPrice
+from amr_pipeline_tests.engines.http_asking import ROW
 
 
 class Clock:
@@ -76,37 +78,26 @@ def test_a_pause_holds_everything_and_a_shorter_one_does_not_end_it():
     assert pace.seconds_to_wait() == 30
 
 
-def test_a_budget_is_never_overspent_whatever_is_in_flight():
-    budget = HttpBudget(100)
-    assert budget.reserve(60)
-    assert not budget.reserve(60), "what is in flight may yet come back"
-    budget.settle(60, 10)
-    assert budget.reserve(60)
-    budget.settle(60, 60)
-    with pytest.raises(BudgetSpentError, match=r"of 100 tokens \(AMR_HTTP_BUDGET_TOKENS\) this process has spent 70"):
-        budget.reserve(31)
-    assert budget.reserve(30)
-    assert HttpBudget(None).reserve(10**18)
+def test_a_request_reserves_its_bytes_and_its_longest_answer():
+    budget = Budget(tokens=1_000, prices=Prices(tokens={"far": TokenPrice(prompts=1e6, responses=2e6)}))
+    draw, payload = Draw(budget, ROW), b"x" * 40
+    most = draw.most(payload)
+    assert most == (40, ROW.sampling.max_tokens) == (40, 50)
+    assert draw.reserve(most)
+    draw.settle(payload, most, (8, 3))
+    assert budget.spent == Amount(tokens=11, money=14.0)
+    assert draw.reserve(most)
+    draw.settle(payload, most, None)
+    assert budget.spent == Amount(tokens=101, money=154.0), "nobody knows what it cost"
 
 
-def test_threads_share_a_budget():
-    budget, granted = HttpBudget(1_000), []
-
-    def spend() -> None:
-        for _ in range(200):
-            try:
-                if budget.reserve(3):
-                    granted.append(3)
-                    budget.settle(3, 3)
-            except BudgetSpentError:
-                return
-
-    threads = [threading.Thread(target=spend) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert budget.spent == sum(granted) == 999
+def test_what_comes_on_top_of_the_bytes_is_remembered_and_not_summed_up():
+    draw = Draw(Budget(), ROW)
+    for used in ((70, 1), (60, 1), (70, 1)):
+        most = draw.most(b"x" * 40)
+        assert draw.reserve(most)
+        draw.settle(b"x" * 40, most, used)
+    assert draw.most(b"x" * 10) == (10 + 30, 50)
 
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

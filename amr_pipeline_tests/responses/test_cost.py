@@ -1,8 +1,10 @@
 """Engine time is shared out without loss, records accumulate, and a kept token's cost is what was paid for it."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,11 +15,15 @@ from amr_pipeline.responses.cost import (
     add_up,
     is_recorded,
     kept_costs,
-    money,
     noted_cost,
+    noted_costs,
     spending,
+    spent_money,
+    timed,
     with_cost,
+    with_costs,
 )
+from amr_pipeline.responses.prices import Prices, TokenPrice
 
 
 class Hand:
@@ -68,6 +74,56 @@ def test_time_goes_by_tokens_and_starts_with_the_first_request():
     assert engines.cost("b") == Cost(runs=1, responses=3, response_tokens=14, engine_seconds=8.5, gpu_seconds=34.0)
     assert engines.cost("a").engine_seconds == 7.5, "what came later is not its own"
     assert engines.cost("never") == Cost()
+
+
+def test_a_stopped_clock_counts_nothing_and_loses_nothing():
+    clock = Hand()
+    engines = EngineTime(lambda: 2.0, clock)
+    engines.start()
+    clock.now += 10
+    engines.stop()
+    clock.now += 1000
+    assert engines.tick() == 20.0
+    engines.start()
+    clock.now += 5
+    engines.wrote("a", 1, lost=(3, 4))
+    assert engines.cost("a") == Cost(
+        runs=1, responses=1, response_tokens=1, engine_seconds=15.0, gpu_seconds=30.0,
+        lost_prompt_tokens=3, lost_response_tokens=4,
+    )  # fmt: skip
+    assert engines.tick() == 10.0
+
+
+def test_a_callable_is_timed_from_its_first_request_to_its_end():
+    clock = Hand()
+    engines = EngineTime(lambda: 1.0, clock)
+
+    def ask(requests: Iterable[int]) -> Iterator[str]:
+        clock.now += 1000  # loading
+        for request in requests:
+            clock.now += request
+            yield str(request)
+        clock.now += 1
+
+    asked = timed(ask, engines, lambda answer: ("even" if int(answer) % 2 == 0 else "odd", 10))
+    assert list(asked([4, 3])) == ["4", "3"]
+    clock.now += 1000  # nothing to do
+    assert list(asked([])) == []
+    stream = asked(iter([2, 100]))
+    assert next(stream) == "2"
+    stream.close()
+    assert {name: cost.engine_seconds for name, cost in engines.costs().items()} == {
+        "even": pytest.approx(10 * 2 / 3),
+        "odd": pytest.approx(10 / 3),
+    }, "4 + 3 + 1 + 2 seconds, three equal answers"
+
+
+def test_costs_of_several_are_noted_at_once_and_what_took_nothing_leaves_no_mark():
+    one = Cost(runs=1, responses=2)
+    notes = with_costs({"other": 1}, {"science": one, "math": Cost()})
+    assert noted_costs(notes) == {"science": one}
+    assert noted_costs(with_costs(notes, {"science": one}))["science"] == one + one
+    assert noted_costs(with_costs({}, {})) == {}
 
 
 def test_records_accumulate_by_fingerprint_and_keep_other_notes():
@@ -126,20 +182,35 @@ def test_a_kept_token_bears_all_that_was_written_for_it():
     subset = pl.DataFrame(
         {"category": ["math"], "response_tokens": [30]}, schema_overrides={"response_tokens": pl.Int32}
     )
-    code, math_, every = kept_costs("stage1", ("weak",), pl.concat([spent, other]), subset)
+    code, math_, every = kept_costs("stage1", ("weak",), pl.concat([spent, other]), subset, Prices(gpu_hour=36.0))
     assert (math_.written, math_.kept, math_.written_per_kept) == (90, 30, 3.0)
     assert (code.written, code.kept, code.written_per_kept, code.gpu_seconds_per_kept) == (9, 0, None, None)
     assert (every.category, every.written, every.kept) == (ALL_CATEGORIES, 99, 30)
     assert every.written_per_kept == 3.3
     assert every.gpu_seconds_per_kept == 100 / 30
-    assert money(every.gpu_seconds, 36.0) == 1.0
-    assert money(every.gpu_seconds, None) is None
+    assert (every.money, every.money_per_kept) == (1.0, 1 / 30)
+    assert kept_costs("stage1", ("weak",), spent, subset, Prices())[-1].money is None, "without a price"
 
 
 def test_time_without_a_record_makes_no_cost_per_kept_token():
     spent = spending(PARTITION, {"new": Cost(responses=4, gpu_seconds=100.0)})
     subset = pl.DataFrame({"category": ["math"], "response_tokens": [30]})
-    every = kept_costs("stage1", ("weak",), spent, subset)[-1]
+    every = kept_costs("stage1", ("weak",), spent, subset, Prices(gpu_hour=36.0))[-1]
     assert every.written == 139
     assert every.gpu_seconds is None
     assert every.gpu_seconds_per_kept is None
+    assert every.money is None
+
+
+def test_what_servers_bill_is_their_tokens_and_the_rest_is_gpus():
+    lost = Cost(responses=4, response_tokens=99, gpu_seconds=3600.0, lost_prompt_tokens=100, lost_response_tokens=50)
+    here = spending(PARTITION.filter(pl.col("is_expected")), {"new": lost})
+    far = here.with_columns(distiller=pl.lit("far"))
+    both = pl.concat([here, far])
+    price = TokenPrice(prompts=1e6, responses=2e6)
+    prices = Prices(gpu_hour=5.0, tokens={"far": price}, servers=frozenset(["far"]))
+    assert spent_money(far, prices) == pytest.approx(8 + 100 + 2 * (99 + 50))
+    assert spent_money(both, prices) == pytest.approx(406 + 5.0)
+    assert spent_money(both, Prices(gpu_hour=5.0, servers=frozenset(["far"]))) is None
+    assert spent_money(far, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is not None, "no GPU, no price"
+    assert spent_money(both, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is None
