@@ -4,6 +4,7 @@ Belongs here: arguments, messages, exit codes. Does not belong here: how a comma
 `assets.overview`, `verify_file`).
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -58,6 +59,27 @@ def forecast(
             _say(forecast_text(session.study, session.platform, distillers or ()))
         except StudyError as error:
             raise typer.BadParameter(str(error)) from error
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document, for machines")]
+
+
+@app.command()
+def owed(
+    assets: Annotated[list[str] | None, typer.Argument(help="names of assets; default: all")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which partitions owe what, and why: responses and verdicts by cause, distiller and shard."""
+    from amr_pipeline.assets.owed import UnknownAssetError, what_is_owed
+    from amr_pipeline.assets.session import Session
+    from amr_pipeline.report.owed_table import owed_text
+
+    with Session.open(instance=False) as session:
+        try:
+            found = what_is_owed(session.study, session.platform.tables(), assets or ())
+        except UnknownAssetError as error:
+            raise typer.BadParameter(str(error)) from error
+    _say(json.dumps(found.as_json(), indent=1) if as_json else owed_text(found))
 
 
 @app.command()

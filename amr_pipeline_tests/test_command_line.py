@@ -22,7 +22,7 @@ def test_help_is_light_and_lists_every_command():
         name in said
         for name in (
             *("demo", "status", "forecast", "backfill", "regrade", "plan", "verify", "audit-import"),
-            *("collect-garbage", "make-micro-weights"),
+            *("owed", "collect-garbage", "make-micro-weights"),
         )
     )
 
@@ -62,6 +62,18 @@ def test_forecast_of_a_world_without_queries_says_so(tmp_path: Path, monkeypatch
     assert "shards have no queries yet" in result.output
     assert "weak" not in result.output
     assert CliRunner().invoke(app, ["forecast", "nobody"]).exit_code == 2
+
+
+def test_owed_speaks_to_people_and_to_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_HOME", str(tmp_path))
+    for name in ("AMR_STUDY", "AMR_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    said = CliRunner().invoke(app, ["owed", "responses", "queries"]).output
+    assert [line.split(":")[0] for line in said.splitlines() if ":" in line] == ["queries", "responses"]
+    assert "never materialized" in said
+    document = json.loads(CliRunner().invoke(app, ["owed", "responses", "--json"]).stdout)
+    assert document["assets"]["responses"]["owed"] == len(document["owed"]) == 3 * 4
+    assert CliRunner().invoke(app, ["owed", "nothing"]).exit_code == 2
 
 
 def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
