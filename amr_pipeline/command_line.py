@@ -83,6 +83,40 @@ def owed(
 
 
 @app.command()
+def trace(
+    row: Annotated[str, typer.Argument(metavar="ID", help="of a response or query, or RECIPE/ID for a subset's row")],
+    as_json: AsJson = False,
+) -> None:
+    """Where a response or query came from, what was said of it, where it went; eight characters of an id suffice."""
+    from amr_pipeline.assets.passport import RowGoneError, passport
+    from amr_pipeline.assets.row_search import UnreadableIdError, find, read_asked
+    from amr_pipeline.assets.session import Session
+    from amr_pipeline.report.passport_text import match_text, passport_text
+    from amr_pipeline.report.terminal_text import ascii_json
+
+    with Session.open(instance=False) as session:
+        study, store = session.study, session.platform.tables()
+        try:
+            asked = read_asked(row, study)
+            matches = find(study, store, asked)
+            found = passport(study, store, matches[0], asked.recipe) if len(matches) == 1 else None
+        except UnreadableIdError as error:
+            raise typer.BadParameter(str(error)) from error
+        except RowGoneError as error:
+            _say_aside(str(error))
+            raise typer.Exit(1) from error
+    listed = [match.as_json() for match in matches]
+    if as_json:
+        _say(ascii_json(json.dumps({"matches": listed, "passport": found}, indent=1)))
+    elif found is not None:
+        _say(passport_text(found))
+    else:
+        _say_aside(match_text(row, listed) if listed else f"nothing that is stored has the id {asked.beginning}")
+    if found is None:
+        raise typer.Exit(1)
+
+
+@app.command()
 def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
     """Generate what a distiller owes, then everything that follows: quality, verdicts, difficulty, subsets."""
     from amr_pipeline.assets.session import Session
