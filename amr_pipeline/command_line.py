@@ -4,6 +4,7 @@ Belongs here: arguments, messages, exit codes. Does not belong here: how a comma
 `assets.overview`, `verify_file`).
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -58,6 +59,61 @@ def forecast(
             _say(forecast_text(session.study, session.platform, distillers or ()))
         except StudyError as error:
             raise typer.BadParameter(str(error)) from error
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document, for machines")]
+
+
+@app.command()
+def owed(
+    assets: Annotated[list[str] | None, typer.Argument(help="names of assets; default: all")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which partitions owe what, and why: responses and verdicts by cause, distiller and shard."""
+    from amr_pipeline.assets.owed import UnknownAssetError, what_is_owed
+    from amr_pipeline.assets.session import Session
+    from amr_pipeline.report.owed_table import owed_text
+
+    with Session.open(instance=False) as session:
+        try:
+            found = what_is_owed(session.study, session.platform.tables(), assets or ())
+        except UnknownAssetError as error:
+            raise typer.BadParameter(str(error)) from error
+    _say(json.dumps(found.as_json(), indent=1) if as_json else owed_text(found))
+
+
+@app.command()
+def trace(
+    row: Annotated[str, typer.Argument(metavar="ID", help="of a response or query, or RECIPE/ID for a subset's row")],
+    as_json: AsJson = False,
+) -> None:
+    """Where a response or query came from, what was said of it, where it went; eight characters of an id suffice."""
+    from amr_pipeline.assets.passport import RowGoneError, passport
+    from amr_pipeline.assets.row_search import UnreadableIdError, find, read_asked
+    from amr_pipeline.assets.session import Session
+    from amr_pipeline.report.passport_text import match_text, passport_text
+    from amr_pipeline.report.terminal_text import ascii_json
+
+    with Session.open(instance=False) as session:
+        study, store = session.study, session.platform.tables()
+        try:
+            asked = read_asked(row, study)
+            matches = find(study, store, asked)
+            found = passport(study, store, matches[0], asked.recipe) if len(matches) == 1 else None
+        except UnreadableIdError as error:
+            raise typer.BadParameter(str(error)) from error
+        except RowGoneError as error:
+            _say_aside(str(error))
+            raise typer.Exit(1) from error
+    listed = [match.as_json() for match in matches]
+    if as_json:
+        _say(ascii_json(json.dumps({"matches": listed, "passport": found}, indent=1)))
+    elif found is not None:
+        _say(passport_text(found))
+    else:
+        _say_aside(match_text(row, listed) if listed else f"nothing that is stored has the id {asked.beginning}")
+    if found is None:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -5,10 +5,12 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from amr_pipeline.command_line import app
+from amr_pipeline_tests.assets.imported_world import ImportedWorld
 
 HEAVY = ("ray", "torch", "vllm", "dagster", "polars")
 
@@ -22,7 +24,7 @@ def test_help_is_light_and_lists_every_command():
         name in said
         for name in (
             *("demo", "status", "forecast", "pools", "backfill", "regrade", "plan", "verify", "audit-import"),
-            *("collect-garbage", "make-micro-weights"),
+            *("owed", "trace", "collect-garbage", "make-micro-weights"),
         )
     )
 
@@ -62,6 +64,73 @@ def test_forecast_of_a_world_without_queries_says_so(tmp_path: Path, monkeypatch
     assert "shards have no queries yet" in result.output
     assert "weak" not in result.output
     assert CliRunner().invoke(app, ["forecast", "nobody"]).exit_code == 2
+
+
+def test_owed_speaks_to_people_and_to_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AMR_HOME", str(tmp_path))
+    for name in ("AMR_STUDY", "AMR_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    said = CliRunner().invoke(app, ["owed", "responses", "queries"]).output
+    assert [line.split(":")[0] for line in said.splitlines() if ":" in line] == ["queries", "responses"]
+    assert "never materialized" in said
+    document = json.loads(CliRunner().invoke(app, ["owed", "responses", "--json"]).stdout)
+    assert document["assets"]["responses"]["owed"] == len(document["owed"]) == 3 * 4
+    assert CliRunner().invoke(app, ["owed", "nothing"]).exit_code == 2
+
+
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "canary-of-aws-0123",
+    "AMR_HTTP_KEY_ONE": "canary-of-http-0123",
+    "AMR_POSTGRES_PASSWORD": "canary-of-postgres-0123",
+}
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImportedWorld:
+    """A stored response that would repaint the screen, and secrets in the environment; the commands look at both."""
+    world = ImportedWorld(tmp_path)
+    world.ask("Who \u202efirst?")
+    world.answer("one", {"Who \u202efirst?": ["\x1b[2J\x1b]0;owned\x07a\u202eb", "\x9b31mc"]})
+    world.answer("two", {})
+    world.materialize(assets=("raw_queries", "near_duplicates", "queries", "responses", "verdicts"))
+    monkeypatch.setenv("AMR_STUDY", str(world.file))
+    monkeypatch.setenv("AMR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AMR_STORAGE", raising=False)
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    return world
+
+
+def test_trace_shows_hostile_texts_as_text_and_no_secret(hostile: ImportedWorld):
+    responses = hostile.store.read("responses", "one|00").sort("pass_index")
+    for identity in (*responses["response_id"], responses["query_id"][0]):
+        said = CliRunner().invoke(app, ["trace", identity[:12]])
+        assert said.exit_code == 0, said.output
+        assert said.stdout.replace("\n", "").isprintable()
+        document = CliRunner().invoke(app, ["trace", identity, "--json"]).stdout
+        assert document.isascii()
+        assert document.replace("\n", "").isprintable()
+        assert json.loads(document)["passport"]["id"] == identity
+        assert not [secret for secret in SECRETS.values() if secret in said.output + document]
+    shown = CliRunner().invoke(app, ["trace", responses["response_id"][0]]).stdout
+    assert "]0;owned a b" in CliRunner().invoke(app, ["trace", responses["response_id"][1]]).stdout + shown
+
+
+def test_trace_says_what_it_cannot_find_or_tell_apart(hostile: ImportedWorld):
+    responses = hostile.store.read("responses", "one|00")
+    twin = responses.head(1).with_columns(response_id=pl.col("response_id").str.slice(0, 8) + "f" * 24)
+    hostile.store.write("responses", "one|00", pl.concat([responses, twin]), fingerprints={})
+    several = CliRunner().invoke(app, ["trace", twin["response_id"][0][:8]])
+    assert several.exit_code == 1
+    assert twin["response_id"][0] in several.output
+    assert responses["response_id"][0] in several.output
+    document = CliRunner().invoke(app, ["trace", twin["response_id"][0][:8], "--json"])
+    assert (document.exit_code, json.loads(document.stdout)["passport"]) == (1, None)
+    assert len(json.loads(document.stdout)["matches"]) == 2
+    nothing = CliRunner().invoke(app, ["trace", "0" * 12])
+    assert (nothing.exit_code, "nothing that is stored has the id 000000000000" in nothing.output) == (1, True)
+    assert CliRunner().invoke(app, ["trace", "0" * 7]).exit_code == 2
+    assert CliRunner().invoke(app, ["trace", f"nowhere/{'0' * 8}"]).exit_code == 2
 
 
 def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -37,6 +37,21 @@ def owed_verdicts(responses: pl.DataFrame, present: pl.DataFrame, fingerprints: 
     return worklist.owed(expected_verdicts(responses, fingerprints), settled(present), KEY)
 
 
+NEVER_JUDGED, VERIFIER_CHANGED, UNDECIDED = "never judged", "its verifier changed", "undecided: "
+"""Why a verdict is owed; `undecided: ` is followed by the cause that another attempt may settle."""
+
+
+def owed_by_cause(responses: pl.DataFrame, present: pl.DataFrame, fingerprints: Mapping[str, str]) -> dict[str, int]:
+    """How many verdicts `owed_verdicts` gives for each cause above; arguments as there."""
+    owed = owed_verdicts(responses, present, fingerprints).select(KEY)
+    unsettled = owed.join(present.select(*KEY, "cause"), on=KEY, how="inner")
+    rest = owed.join(unsettled, on=KEY, how="anti")
+    changed = rest.join(present, on="response_id", how="semi").height
+    counts = {NEVER_JUDGED: rest.height - changed, VERIFIER_CHANGED: changed}
+    counts |= {f"{UNDECIDED}{cause}": count for cause, count in unsettled.group_by("cause").len().sort("cause").rows()}
+    return {cause: count for cause, count in counts.items() if count}
+
+
 def cases_of(owed: pl.DataFrame) -> Iterator[Case]:
     """Cases from rows that join a response with its query (columns of both tables), in order."""
     for row in owed.iter_rows(named=True):

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from amr_pipeline import tables
-from amr_pipeline.verdicts.ledger import current_verdicts, flips, owed_verdicts, settled, verdict_rows
+from amr_pipeline.verdicts.ledger import current_verdicts, flips, owed_by_cause, owed_verdicts, settled, verdict_rows
 from amr_pipeline.verdicts.verifier import Case, Cause, decided, undecided
 
 
@@ -99,3 +99,18 @@ def test_verdict_rows_join_by_id_not_by_position(reverse: bool):
 def test_current_verdicts_drop_old_versions():
     frame = verdict_frame(("a", "old", "passed", 1.0, None), ("a", "new", "failed", 0.0, None))
     assert current_verdicts(frame, {"math": "new"}).get_column("verdict").to_list() == ["failed"]
+
+
+def test_causes_of_owed_verdicts_add_up_to_them():
+    present = verdict_frame(
+        ("a", "old", "passed", 1.0, None), ("b", "new", "undecided", None, "timeout"), ("b", "old", "failed", 0.0, None)
+    )
+    today = {"math": "new", "code": "k"}
+    assert owed_by_cause(RESPONSES, present, today) == {
+        "never judged": 1,
+        "its verifier changed": 1,
+        "undecided: timeout": 1,
+    }
+    assert owed_verdicts(RESPONSES, present, today).height == 3
+    settled_now = verdict_frame(*((name, "new", "passed", 1.0, None) for name in "ab"), ("c", "k", "failed", 0.0, None))
+    assert owed_by_cause(RESPONSES, settled_now, today) == {}
