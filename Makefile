@@ -151,6 +151,7 @@ system-demo:
 
 system-test: system-demo
 	$(call system_package,chromium,chromium,browser tests will be skipped)
+	$(call system_package,pg_ctlcluster,postgresql,tests of the deployment will be skipped)
 
 # A DAGSTER_HOME of the user's own is left as it is.
 instance:

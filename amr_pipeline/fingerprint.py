@@ -105,5 +105,6 @@ def files_digest(paths: list[Path]) -> str:
     """
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda item: item.name):
-        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as file:  # weights may exceed the memory
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{total.hexdigest()[:32]}"

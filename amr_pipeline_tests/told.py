@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,8 @@ class Kill:
 class Story:
     """A study file of the user's own, a home, and the command line run on both."""
 
-    def __init__(self, folder: Path, study: str = STUDY) -> None:
+    def __init__(self, folder: Path, study: str = STUDY, variables: Mapping[str, str] | None = None) -> None:
+        self.variables = dict(variables or {})
         self.file, self.home, self.counts = folder / "story.py", folder / "home", folder / "counts"
         self.said = folder / "said"
         self.file.write_text(study)
@@ -132,6 +133,7 @@ class Story:
             "AMR_MAX_ENGINES": str(MAX_ENGINES),
             "STORY_COUNTS": str(self.counts),
             "PYTHONWARNINGS": "ignore",
+            **self.variables,
         }
         with self.said.open("wb") as said:
             return subprocess.Popen(

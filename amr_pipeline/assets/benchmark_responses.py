@@ -6,7 +6,6 @@ is expected minus present. `evaluation` judges what is stored here, so a changed
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -151,7 +150,7 @@ class Answering:
         return self._owed.height
 
     def _write(self, benchmark: Benchmark, problems: pl.DataFrame) -> Iterator[GeneratedResponse]:
-        folder = self._store.read("checkpoints", self._recipe.name).row(0, named=True)["path"]
+        weights = self._platform.checkpoint(self._store.read("checkpoints", self._recipe.name).row(0, named=True))
         requests = (
             GenerationRequest(
                 response_id=question["response_id"], messages=_prompt(question, self._recipe), seed=_seed(question)
@@ -159,7 +158,6 @@ class Answering:
             for question in problems.iter_rows(named=True)
         )
         origin = _origin(self._study, self._recipe)
-        weights = Path(self._platform.home) / folder
         return self._platform.write_with_checkpoint(origin, weights, benchmark.sampling, requests)
 
 

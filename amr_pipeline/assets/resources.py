@@ -8,6 +8,7 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from amr_pipeline.assets import variables
+from amr_pipeline.assets.lost_runs import giving_signs
 from amr_pipeline.queries.decontamination import Embed
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
@@ -42,7 +44,7 @@ class Deployment:
     Attributes:
         study: module name under `amr_pipeline.studies`, or the path of a study file.
         study_parameters: what a parametrized study is given (`imported`: root, set).
-        home: folder for the embedded default (SQLite, checkpoints, caches, logs).
+        home: folder of this machine: SQLite of the embedded default, trainings under way, caches, logs.
         storage: folder or `s3://` address of the tables.
         storage_options: what fsspec needs to reach it.
         ray_address: an existing cluster, or None for one inside this process.
@@ -214,6 +216,12 @@ class Platform(dg.ConfigurableResource):
             http_tokens_per_minute=dict(deployment.http_tokens_per_minute),
         )
 
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["Platform"]:
+        """The resource while a run uses it; the run says that it lives for as long."""
+        with giving_signs(context.instance, context.run.run_id if context.run else None):
+            yield self
+
     def tables(self) -> "TableStore":
         """The table store."""
         from amr_pipeline.engines.tables_on_disk import TableStore
@@ -322,6 +330,22 @@ class Platform(dg.ConfigurableResource):
             model=origin.starts_from, revision=origin.revision or "", max_model_len=origin.evaluation_context_tokens
         )
         return self.pools().generate_with_weights(like, checkpoint, sampling, requests)
+
+    def keep_checkpoint(self, recipe: str, folder: Path, digest: str) -> str:
+        """Put a trained model where the tables are; its address there."""
+        from amr_pipeline.engines.checkpoint_files import keep
+
+        return keep(self.tables().files, recipe, folder, digest)
+
+    def checkpoint(self, row: Mapping[str, Any]) -> Path:
+        """The model folder of a row of `checkpoints`, fetched and checked.
+
+        Raises:
+            DamagedCheckpoint: its files are not what the row says.
+        """
+        from amr_pipeline.engines.checkpoint_files import fetch
+
+        return fetch(self.tables().files, row["path"], row["digest"], self.folder("checkpoints"))
 
     def free_engines(self) -> None:
         """End idle engines, so that training has the memory and cores."""

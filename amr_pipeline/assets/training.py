@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -204,7 +203,7 @@ class Training:
             return recipe.starts_from, recipe.revision
         version = version_read(self._store, fingerprints, "checkpoints", recipe.continues).version
         parent = self._store.read_version("checkpoints", recipe.continues, version).row(0, named=True)
-        return str(Path(self._platform.home) / parent["path"]), parent["digest"]
+        return str(self._platform.checkpoint(parent)), parent["digest"]
 
     def _publish(self, one: Prepared, result: "TrainingResult", tracking: "MlflowRuns") -> None:
         recipe = one.recipe
@@ -218,7 +217,8 @@ class Training:
             },
             curve=result.curve,
         )
-        frame = _checkpoint_row(one, result, str(result.checkpoint.relative_to(self._platform.home)), run_id)
+        address = self._platform.keep_checkpoint(recipe.name, result.checkpoint, result.digest)
+        frame = _checkpoint_row(one, result, address, run_id)
         self._store.write("checkpoints", recipe.name, frame, fingerprints=one.fingerprints)
         note_written(self._done, recipe.name, frame, {})
         self._curves[recipe.name] = result.curve

@@ -7,11 +7,12 @@ Belongs here: bytes and names. Does not belong here: what a table, a part or a c
 """
 
 import os
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import fsspec
 
@@ -33,6 +34,18 @@ class Storage(Protocol):
         A store whose reply was lost is asked again, and then finds the bytes of its own first attempt: a file that
         holds exactly `content` counts as written. Writers whose content may coincide put a mark of their own in it.
         """
+        ...
+
+    def upload(self, name: str, path: Path) -> None:
+        """`put` for a local file of any size."""
+        ...
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local path; raises FileNotFoundError."""
+        ...
+
+    def local(self, name: str) -> Path | None:
+        """Where it lies on this machine, None where it does not."""
         ...
 
     def names(self, folder: str) -> dict[str, float]:
@@ -70,17 +83,24 @@ class LocalStorage:
 
     def put(self, name: str, content: bytes) -> None:
         """See `Storage.put`."""
-        temporary = self._write_temporary(name, content)
-        try:
-            os.replace(temporary, self._root / name)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(temporary.parent)
+        self._replace(name, self._write_temporary(name, lambda file: file.write(content)))
+
+    def upload(self, name: str, path: Path) -> None:
+        """See `Storage.upload`."""
+        with path.open("rb") as source:
+            self._replace(name, self._write_temporary(name, lambda file: shutil.copyfileobj(source, file)))
+
+    def download(self, name: str, path: Path) -> None:
+        """See `Storage.download`."""
+        shutil.copyfile(self._root / name, path)
+
+    def local(self, name: str) -> Path | None:
+        """See `Storage.local`."""
+        return self._root / name
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage.create`; a hard link fails when the name exists, which a rename would not."""
-        temporary = self._write_temporary(name, content)
+        temporary = self._write_temporary(name, lambda file: file.write(content))
         try:
             os.link(temporary, self._root / name)
         except FileExistsError:
@@ -113,13 +133,21 @@ class LocalStorage:
         """See `Storage.remove`."""
         (self._root / name).unlink(missing_ok=True)
 
-    def _write_temporary(self, name: str, content: bytes) -> Path:
+    def _replace(self, name: str, temporary: Path) -> None:
+        try:
+            os.replace(temporary, self._root / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(temporary.parent)
+
+    def _write_temporary(self, name: str, write: Callable[[BinaryIO], object]) -> Path:
         folder = (self._root / name).parent
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".unfinished-{uuid.uuid4().hex}"
         try:
             with temporary.open("xb") as file:
-                file.write(content)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
@@ -144,6 +172,18 @@ class ObjectStorage:
     def put(self, name: str, content: bytes) -> None:
         """See `Storage.put`."""
         self._files.pipe_file(f"{self._root}/{name}", content)
+
+    def upload(self, name: str, path: Path) -> None:
+        """See `Storage.upload`."""
+        self._files.put_file(str(path), f"{self._root}/{name}")
+
+    def download(self, name: str, path: Path) -> None:
+        """See `Storage.download`."""
+        self._files.get_file(f"{self._root}/{name}", str(path))
+
+    def local(self, name: str) -> Path | None:  # noqa: ARG002 (nothing lies here, whatever its name)
+        """See `Storage.local`."""
+        return None
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage.create`."""

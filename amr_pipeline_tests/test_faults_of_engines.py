@@ -1,0 +1,130 @@
+"""MLflow's server and the head of a Ray cluster are killed under those who use them; what was seen, and nothing is lost.
+
+The rest of the deployment: `test_fault_matrix`.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from amr_pipeline.assets.partitions import stored_partitions
+from amr_pipeline.engines.mlflow_runs import MlflowRuns
+from amr_pipeline.responses.expected import expected_responses
+from amr_pipeline.studies.micro import SWEEP
+from amr_pipeline_tests.deployed import mlflow_server
+from amr_pipeline_tests.servers import PROGRAMS, Program, accepts, free_ports, needs_postgres, object_store, postgres
+from amr_pipeline_tests.test_kills import STUDY
+from amr_pipeline_tests.told import IN_FLIGHT, Story
+
+pytestmark = [pytest.mark.engines, pytest.mark.soak, pytest.mark.timeout(1800)]
+
+CURVE = [{"step": step, "loss": 1 / step, "learning_rate": 0.1} for step in range(1, 3001)]
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[tuple[Program, str]]:
+    """MLflow's server on PostgreSQL with artifacts on S3, and its address."""
+    (port,) = free_ports(1)
+    with postgres(tmp_path / "postgres.log", ["mlflow"]) as database, object_store(tmp_path / "objects") as objects:
+        keys = {"AWS_ACCESS_KEY_ID": objects.key, "AWS_SECRET_ACCESS_KEY": objects.secret}
+        program = mlflow_server(
+            tmp_path,
+            port,
+            database,
+            objects,
+            {**os.environ, **keys, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"},
+        )
+        program.start()
+        try:
+            yield program, f"http://127.0.0.1:{port}"
+        finally:
+            program.stop()
+
+
+@needs_postgres
+def test_mlflow_killed_while_a_curve_is_recorded_has_the_whole_curve_once(
+    mlflow: tuple[Program, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program, address = mlflow
+    runs = MlflowRuns(address, artifacts=tmp_path, study="micro")
+    log_batch, calls = MlflowClient.log_batch, []
+
+    def counted(self: MlflowClient, *arguments: object, **said: object) -> None:
+        calls.append(1)
+        if len(calls) == 4:  # parameters and two batches of the curve are there
+            program.kill()
+            threading.Thread(target=program.start).start()
+        log_batch(self, *arguments, **said)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    begun = time.monotonic()
+    run = runs.record_training(SWEEP[0], identity="1", tags={}, curve=CURVE)
+    print(
+        f"| MLflow's server is killed, and started again | goes on | by itself | {time.monotonic() - begun:.0f} s | 0 | 0 |"
+    )
+    assert len(calls) > 4
+    assert runs.record_training(SWEEP[0], identity="1", tags={}, curve=CURVE) == run
+    assert len(runs._client.get_metric_history(run, "loss")) == len(CURVE)
+    assert list(runs.run_ids(str(SWEEP[0].sweep)).values()) == [run]
+
+
+@pytest.fixture
+def ray_head(tmp_path: Path) -> Iterator[tuple[Program, str]]:
+    """The head of a Ray cluster of one node, and how the compose file's `AMR_RAY_ADDRESS` names it."""
+    folder = tempfile.mkdtemp(prefix="amr-ray-")  # names of unix sockets end at 107 characters
+    port, client, agent, metrics = free_ports(4)
+    command = [str(PROGRAMS / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", "--num-cpus=8"]
+    command += [f"--metrics-export-port={metrics}", "--include-dashboard=false", "--disable-usage-stats"]
+    command += [f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}"]
+    program = Program(
+        name="Ray head",
+        command=command,
+        environment={**os.environ, "PYTHONWARNINGS": "ignore"},
+        log=tmp_path / "ray.log",
+        is_ready=lambda: accepts("127.0.0.1", client),
+    )
+    program.start()
+    try:
+        yield program, f"ray://127.0.0.1:{client}"
+    finally:
+        program.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.skipif(not os.environ.get("AMR_SOAK"), reason="a cluster of its own; AMR_SOAK=1 runs it")
+def test_a_ray_head_killed_while_responses_are_written_costs_what_was_in_flight(
+    ray_head: tuple[Program, str], tmp_path: Path
+):
+    program, address = ray_head
+    told = Story(tmp_path, STUDY, {"AMR_RAY_ADDRESS": address})
+    process = told.start("responses")
+    while told.written < 60 and process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() is None, told.said.read_text()[-3000:]
+    committed, begun = told.committed, time.monotonic()
+    program.kill()
+    process.wait(timeout=600)
+    ended = time.monotonic() - begun
+    assert process.returncode != 0
+    assert told.committed >= committed
+    program.start()
+    told.run("responses")
+    responses, queries = told.rows("responses"), told.rows("queries")
+    (row,) = told.study.distillers
+    assert set(responses["response_id"]) == set(expected_responses(queries, row)["response_id"])
+    assert responses["response_id"].n_unique() == responses.height
+    for key in stored_partitions(told.study, "responses"):
+        assert told.store.verify("responses", key) == []
+    wasted = told.written - responses.height
+    print(
+        f"| The head of the Ray cluster is killed | failure, success | after one more launch | {ended:.0f} s | {wasted} | 0 |"
+    )
+    assert 0 <= wasted <= IN_FLIGHT
