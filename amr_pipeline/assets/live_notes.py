@@ -6,6 +6,7 @@ has ended, which for a backfill is days too late.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
@@ -43,7 +44,7 @@ class LiveNotes:
             return
         self._noted = now
         rate, tokens, left = progress.rates()
-        metadata: dict[str, object] = {
+        metadata: dict[str, Any] = {
             "distiller": self._distiller,
             "responses so far": progress.done,
             "responses owed": max(0, progress.total - progress.done),
