@@ -4,7 +4,9 @@ The rest of the deployment: `test_fault_matrix`.
 """
 
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +21,7 @@ from amr_pipeline.engines.mlflow_runs import MlflowRuns
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline.studies.micro import SWEEP
 from amr_pipeline_tests.deployed import mlflow_server
-from amr_pipeline_tests.servers import PROGRAMS, Program, accepts, free_ports, needs_postgres, object_store, postgres
+from amr_pipeline_tests.servers import Program, free_ports, needs_postgres, object_store, postgres
 from amr_pipeline_tests.test_kills import STUDY
 from amr_pipeline_tests.told import IN_FLIGHT, Story
 
@@ -75,25 +77,36 @@ def test_mlflow_killed_while_a_curve_is_recorded_has_the_whole_curve_once(
     assert list(runs.run_ids(str(SWEEP[0].sweep)).values()) == [run]
 
 
+HEAD = """
+import sys, threading
+import ray
+from ray.util.client.server.server import serve
+
+ray.init(num_cpus=8, object_store_memory=200 * 2**20, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1])
+server = serve("127.0.0.1", int(sys.argv[2]))
+print("it serves", flush=True)
+threading.Event().wait()
+"""
+"""A cluster of one node with the door that the compose file names (`ray://`); `ray start` would open it to the network."""
+
+
 @pytest.fixture
-def ray_head(tmp_path: Path) -> Iterator[tuple[Program, str]]:
-    """The head of a Ray cluster of one node, and how the compose file's `AMR_RAY_ADDRESS` names it."""
+def ray_head(tmp_path: Path) -> Iterator[tuple[Program, dict[str, str]]]:
+    """The head of a Ray cluster, and the variables that let a deployment in."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     folder = tempfile.mkdtemp(prefix="amr-ray-")  # names of unix sockets end at 107 characters
-    port, client, agent, metrics = free_ports(4)
-    command = [str(PROGRAMS / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}", "--num-cpus=8"]
-    command += [f"--metrics-export-port={metrics}", "--include-dashboard=false", "--disable-usage-stats"]
-    command += [f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}"]
+    (port,) = free_ports(1)
+    log = tmp_path / "ray.log"
     program = Program(
         name="Ray head",
-        command=command,
-        environment={**os.environ, "PYTHONWARNINGS": "ignore"},
-        log=tmp_path / "ray.log",
-        is_ready=lambda: accepts("127.0.0.1", client),
+        command=[sys.executable, "-c", HEAD, folder, str(port)],
+        environment={**os.environ, **token, "PYTHONWARNINGS": "ignore"},
+        log=log,
+        is_ready=lambda: log.exists() and "it serves" in log.read_text(),
     )
     program.start()
     try:
-        yield program, f"ray://127.0.0.1:{client}"
+        yield program, {"AMR_RAY_ADDRESS": f"ray://127.0.0.1:{port}", **token}
     finally:
         program.kill()
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,10 +114,13 @@ def ray_head(tmp_path: Path) -> Iterator[tuple[Program, str]]:
 
 @pytest.mark.skipif(not os.environ.get("AMR_SOAK"), reason="a cluster of its own; AMR_SOAK=1 runs it")
 def test_a_ray_head_killed_while_responses_are_written_costs_what_was_in_flight(
-    ray_head: tuple[Program, str], tmp_path: Path
+    ray_head: tuple[Program, dict[str, str]], tmp_path: Path
 ):
-    program, address = ray_head
-    told = Story(tmp_path, STUDY, {"AMR_RAY_ADDRESS": address})
+    program, variables = ray_head
+    stranger = Story(tmp_path, STUDY, {**variables, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    assert stranger.start("responses").wait(timeout=600) != 0
+    assert "its token in RAY_AUTH_TOKEN" in stranger.said.read_text()
+    told = Story(tmp_path, STUDY, variables)
     process = told.start("responses")
     while told.written < 60 and process.poll() is None:
         time.sleep(0.05)
@@ -115,6 +131,7 @@ def test_a_ray_head_killed_while_responses_are_written_costs_what_was_in_flight(
     ended = time.monotonic() - begun
     assert process.returncode != 0
     assert told.committed >= committed
+    program.log.unlink()
     program.start()
     told.run("responses")
     responses, queries = told.rows("responses"), told.rows("queries")

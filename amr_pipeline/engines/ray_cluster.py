@@ -57,7 +57,13 @@ def _on_a_lasting_thread(start: Callable[[], None]) -> None:
 def _connect(address: str | None) -> None:
     global _started_here  # one connection per process is Ray's own rule
     if address is not None:
-        ray.init(address=address, namespace="amr_pipeline", log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            ray.init(address=address, namespace="amr_pipeline", log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:  # which is all that a client with another token is told, too
+            raise ConnectionError(
+                f"no Ray cluster lets this process in at {address} ({error}); wanted a head that runs there, and "
+                "its token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH (RAY_AUTH_MODE=disabled where it has none)"
+            ) from error
         return
     folder = Path(tempfile.gettempdir()) / f"amr-ray-{os.getuid()}"
     with _loopback_is_an_address():
