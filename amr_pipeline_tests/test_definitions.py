@@ -30,7 +30,10 @@ GRAPH = {
     "subsets": {"difficulty", "verdicts", "response_quality", "queries"},
     "second_opinions": {"subsets", "responses", "queries"},
     "flip_report": {"verdicts", "difficulty", "subsets"},
-    "cost_report": {"responses", "subsets"},
+    "cost_report": {
+        *("responses", "response_quality", "verdicts", "subsets", "second_opinions"),
+        *("checkpoints", "benchmark_responses", "benchmark_scores"),
+    },
     "checkpoints": {"subsets"},
     "benchmark_responses": {"checkpoints", "benchmark_queries"},
     "benchmark_scores": {"benchmark_responses", "checkpoints", "benchmark_queries"},

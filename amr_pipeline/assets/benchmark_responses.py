@@ -6,12 +6,14 @@ is expected minus present. `evaluation` judges what is stored here, so a changed
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables, worklist
+from amr_pipeline.assets.engine_times import EngineTimes
 from amr_pipeline.assets.lineage import Lineage, benchmarks_of
 from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import (
@@ -27,6 +29,7 @@ from amr_pipeline.assets.response_ledger import LedgerPage
 from amr_pipeline.categories import Category
 from amr_pipeline.fingerprint import fingerprint
 from amr_pipeline.report.summary import counts_plot
+from amr_pipeline.responses.cost import timed
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, response_id, seed_of
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.responses.prompts import prompt_messages
@@ -126,12 +129,17 @@ class Answering:
         mine = present.join(expected.select("response_id"), on="response_id", how="semi")
         seeds = pl.Series("seed", [_seed(row) for row in self._owed.iter_rows(named=True)], dtype=pl.Int64)
         known = self._owed.select("response_id", "benchmark", "query_id", "category", "pass_index", "digest")
+        self._origin = _origin(study, recipe)
+        times = EngineTimes(platform, "benchmark_responses")
+        self._clock = times.clock(recipe.name, self._origin)
+        self._categories = dict(self._owed.select("response_id", "category").iter_rows())
         self._page = LedgerPage(
             writer,
             tables.BENCHMARK_RESPONSES,
             known.with_columns(seeds),
             {"training_recipe": recipe.name},
             Counter(mine.get_column("finish_reason")),
+            notes=lambda: times.on_top(recipe.name, writer.found_notes),
         )
 
     def finish(self, done: Publication) -> int:
@@ -157,8 +165,12 @@ class Answering:
             )
             for question in problems.iter_rows(named=True)
         )
-        origin = _origin(self._study, self._recipe)
-        return self._platform.write_with_checkpoint(origin, weights, benchmark.sampling, requests)
+        write = timed(
+            partial(self._platform.write_with_checkpoint, self._origin, weights, benchmark.sampling),
+            self._clock,
+            lambda answer: (self._categories[answer.response_id], answer.response_tokens),
+        )
+        return write(requests)
 
 
 def _prompt(question: Mapping[str, Any], recipe: TrainingRecipe) -> tuple[tuple[str, str], ...]:

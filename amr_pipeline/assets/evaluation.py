@@ -1,12 +1,14 @@
 """benchmark_scores and sweep_report: what each checkpoint scores on held-out problems, and what a sweep shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
 from amr_pipeline.assets.benchmark_responses import current_benchmark_responses
+from amr_pipeline.assets.engine_times import EngineTimes, model_of
 from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import Built, dictionary_check, progress_log, publish
 from amr_pipeline.assets.reporting import picture, publish_page
@@ -18,8 +20,9 @@ from amr_pipeline.report import plots
 from amr_pipeline.report.layouts import comparison_rows, score_rows
 from amr_pipeline.report.pages import Section, page
 from amr_pipeline.report.summary import markdown_table
+from amr_pipeline.responses.cost import EngineTime
 from amr_pipeline.responses.progress import Progress
-from amr_pipeline.studies.study import Study
+from amr_pipeline.studies.study import Scorer, Study
 
 
 def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition]:
@@ -40,7 +43,15 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     )
     def benchmark_scores(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         """Verdicts on what each checkpoint wrote to held-out problems, by the study's verifiers; generates nothing."""
-        done = publish(context, platform, study, tables.BENCHMARK_SCORES, lambda name: _measure(study, platform, name))
+        times = EngineTimes(platform, "benchmark_scores")
+        done = publish(
+            context,
+            platform,
+            study,
+            tables.BENCHMARK_SCORES,
+            lambda name: _measure(study, platform, name, times),
+            notes=times.notes,
+        )
         summary = benchmark_summary(platform.tables().read("benchmark_scores", list(done.rows)).lazy())
         return done.result(metadata={"scores": dg.MetadataValue.md(markdown_table(summary.columns, summary.rows()))})
 
@@ -125,7 +136,7 @@ def _comparison(rows: Sequence[dict[str, object]], scores: pl.DataFrame) -> tupl
     )
 
 
-def _measure(study: Study, platform: Platform, name: str) -> Built:
+def _measure(study: Study, platform: Platform, name: str, times: EngineTimes | None = None) -> Built:
     """`benchmark_scores` rows of one checkpoint from its stored responses; MLflow gets the means."""
     recipe, store = study.training_recipe(name), platform.tables()
     responses = current_benchmark_responses(study, store, recipe)
@@ -133,7 +144,7 @@ def _measure(study: Study, platform: Platform, name: str) -> Built:
     judged = [
         verdict
         for (category,), mine in sorted(responses.partition_by("category", as_dict=True).items())
-        for verdict in _judged(study, platform, str(category), mine, progress)
+        for verdict in _judged(study, platform, str(category), mine, progress, times and partial(times.clock, name))
     ]
     said = pl.DataFrame(
         judged, schema={"response_id": pl.String, "verdict": pl.String, "verify_score": pl.Float64, "cause": pl.String}
@@ -160,12 +171,17 @@ def _means(scores: pl.DataFrame) -> dict[str, float]:
 
 
 def _judged(
-    study: Study, platform: Platform, category: str, responses: pl.DataFrame, progress: Progress
+    study: Study,
+    platform: Platform,
+    category: str,
+    responses: pl.DataFrame,
+    progress: Progress,
+    clock: Callable[[Scorer | None], EngineTime] | None,
 ) -> Iterator[dict[str, object]]:
     row = study.verifier(Category(category))
     if row is None:
         raise ValueError(f"a benchmark has {category} problems and the study no verifier for them; add its row")
-    for verdict in judge_responses(platform, row, responses):
+    for verdict in judge_responses(platform, row, responses, clock and clock(model_of(row))):
         progress.add(1)
         yield {
             "response_id": verdict.response_id,

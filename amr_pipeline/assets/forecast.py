@@ -13,7 +13,7 @@ import polars as pl
 
 from amr_pipeline.assets.partitions import response_partition
 from amr_pipeline.assets.resources import Platform
-from amr_pipeline.report.cost_page import forecast_rows
+from amr_pipeline.report.cost_rows import forecast_rows
 from amr_pipeline.report.summary import text_table
 from amr_pipeline.responses.cost import Cost, noted_cost
 from amr_pipeline.responses.forecast import Forecast, Lengths, Rate, forecast, lengths, num_owed

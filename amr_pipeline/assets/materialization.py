@@ -39,11 +39,11 @@ ORDER = (
     "subsets",
     "second_opinions",
     "flip_report",
-    "cost_report",
     "checkpoints",
     "benchmark_responses",
     "benchmark_scores",
     "sweep_report",
+    "cost_report",
     "release",
 )
 """Assets in pipeline order; the walk's order, and the order of `amr status`."""

@@ -20,7 +20,10 @@ def picture(png: bytes) -> dg.MarkdownMetadataValue:
 
 
 REPORTS = {
-    "cost_report": ("responses", "subsets"),
+    "cost_report": (
+        *("responses", "response_quality", "verdicts", "subsets", "second_opinions"),
+        *("checkpoints", "benchmark_responses", "benchmark_scores"),
+    ),
     "difficulty_report": ("difficulty", "dropped_queries"),
     "flip_report": ("verdicts", "difficulty", "subsets"),
     "sweep_report": ("benchmark_scores", "checkpoints"),

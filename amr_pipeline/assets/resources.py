@@ -250,10 +250,14 @@ class Platform(dg.ConfigurableResource):
         """
         return self.http_engine(row.name).responses(row, http_key(row.name), requests, budget)
 
-    def gpus_held(self, row: Distiller | Scorer) -> float:
-        """GPUs that a model's engines hold while they work; asked while they are open."""
-        is_here = isinstance(row, Scorer) or row.engine in ("vllm", "transformers")
-        return self.pools().gpus_held(row) if is_here else 0.0
+    def gpus_held(self, row: Distiller | Scorer | TrainingRecipe) -> float:
+        """GPUs that a model's engines hold while they work; of a training recipe, those that write with checkpoints.
+
+        Asked while they are open: none holds any before.
+        """
+        model = _architecture(row) if isinstance(row, TrainingRecipe) else row
+        is_here = isinstance(model, Scorer) or model.engine in ("vllm", "transformers")
+        return self.pools().gpus_held(model) if is_here and _engines else 0.0
 
     def prices(self) -> Prices:
         """What GPU time and tokens cost, as far as the deployment says so."""
@@ -325,11 +329,7 @@ class Platform(dg.ConfigurableResource):
         self, origin: TrainingRecipe, checkpoint: Path, sampling: Sampling, requests: Iterable[GenerationRequest]
     ) -> Iterator[GeneratedResponse]:
         """Responses of a checkpoint, by an engine of the model it was trained from that takes over its weights."""
-        assert origin.starts_from is not None, "the origin of a chain starts from a model"
-        like = Scorer(
-            model=origin.starts_from, revision=origin.revision or "", max_model_len=origin.evaluation_context_tokens
-        )
-        return self.pools().generate_with_weights(like, checkpoint, sampling, requests)
+        return self.pools().generate_with_weights(_architecture(origin), checkpoint, sampling, requests)
 
     def keep_checkpoint(self, recipe: str, folder: Path, digest: str) -> str:
         """Put a trained model where the tables are; its address there."""
@@ -357,6 +357,14 @@ class Platform(dg.ConfigurableResource):
         path = Path(self.home) / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _architecture(origin: TrainingRecipe) -> Scorer:
+    """The model at the start of a chain of recipes, whose engine takes over the weights of all."""
+    assert origin.starts_from is not None, "the origin of a chain starts from a model"
+    return Scorer(
+        model=origin.starts_from, revision=origin.revision or "", max_model_len=origin.evaluation_context_tokens
+    )
 
 
 _engines: dict[str, "EnginePools"] = {}

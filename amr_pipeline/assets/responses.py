@@ -15,6 +15,7 @@ import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
+from amr_pipeline.assets.engine_times import EngineTimes
 from amr_pipeline.assets.live_notes import LiveNotes
 from amr_pipeline.assets.partitions import ALL, StudyPartitions, distiller_and_shard, stored_partitions
 from amr_pipeline.assets.pools import pools_rows
@@ -31,6 +32,7 @@ from amr_pipeline.assets.response_ledger import ResponseLedger
 from amr_pipeline.categories import Category
 from amr_pipeline.report.summary import counts_plot, markdown_table
 from amr_pipeline.responses import quality
+from amr_pipeline.responses.cost import timed
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline.responses.generation import GeneratedResponse, ScoringRequest
 from amr_pipeline.responses.progress import Progress
@@ -125,7 +127,15 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     )
     def response_quality(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         """Perplexity, frequent n-grams and structure of every response, and the first rule it breaks."""
-        done = publish(context, platform, study, tables.RESPONSE_QUALITY, lambda key: _assess(study, platform, key))
+        times = EngineTimes(platform, "response_quality")
+        done = publish(
+            context,
+            platform,
+            study,
+            tables.RESPONSE_QUALITY,
+            lambda key: _assess(study, platform, key, times),
+            notes=times.notes,
+        )
         return done.result(metadata={"quality": dg.MetadataValue.md(counts_plot(done.counts))})
 
     return [responses, frequent_ngrams, response_quality]
@@ -295,7 +305,7 @@ def _find_ngrams(study: Study, platform: Platform) -> Built:
     return quality.frequent_ngram_rows(texts() if found else (), rules.ngram_tokens, found), {}
 
 
-def _assess(study: Study, platform: Platform, key: str) -> Built:
+def _assess(study: Study, platform: Platform, key: str, times: EngineTimes) -> Built:
     store, rules = platform.tables(), study.quality_rules
     rows = current_responses(study, store, *distiller_and_shard(key))
     row = study.distiller(distiller_and_shard(key)[0])
@@ -312,7 +322,13 @@ def _assess(study: Study, platform: Platform, key: str) -> Built:
             for response in rows.iter_rows(named=True)
         )
         progress = Progress(total=rows.height, what=f"perplexities {key}", say=progress_log.info)
-        for score in platform.pools().score_perplexity(rules.perplexity_scorer, requests):
+        read = {row[0]: row[1:] for row in rows.select("response_id", "category", "response_tokens").iter_rows()}
+        score_all = timed(
+            partial(platform.pools().score_perplexity, rules.perplexity_scorer),
+            times.clock(key, rules.perplexity_scorer),
+            lambda score: read[score.response_id],
+        )
+        for score in score_all(requests):
             perplexities[score.response_id] = score.perplexity
             progress.add(1)
     hashes = set(store.read("frequent_ngrams", ALL, columns=["ngram_hash"]).get_column("ngram_hash"))

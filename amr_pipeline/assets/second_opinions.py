@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
+from amr_pipeline.assets.engine_times import EngineTimes, model_of
 from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.resources import Platform
@@ -13,6 +14,7 @@ from amr_pipeline.assets.responses import texts_of
 from amr_pipeline.assets.verdicts import verifier_of
 from amr_pipeline.report.layouts import false_pass_rows
 from amr_pipeline.report.summary import markdown_table
+from amr_pipeline.responses.cost import EngineTime
 from amr_pipeline.second_opinions import drawn, false_pass_rates
 from amr_pipeline.studies.study import SecondOpinion, Study
 from amr_pipeline.verdicts.canaries import CanaryWatch, canaries_of
@@ -38,7 +40,15 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     )
     def second_opinions(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
         """Chosen rows judged again by a different verifier, and the false-pass rate that this suggests."""
-        done = publish(context, platform, study, tables.SECOND_OPINIONS, lambda name: _judge(study, platform, name))
+        times = EngineTimes(platform, "second_opinions")
+        done = publish(
+            context,
+            platform,
+            study,
+            tables.SECOND_OPINIONS,
+            lambda name: _judge(study, platform, name, times),
+            notes=times.notes,
+        )
         rates = {name: measured(platform, name) for name in done.rows}
         for name, rows in rates.items():
             # On the subset's own page too: that is where a person asks how pure it is.
@@ -59,14 +69,14 @@ def rates_of(platform: Platform, name: str) -> pl.DataFrame:
     return false_pass_rates(store.read("second_opinions", name), store.read("subsets", name))
 
 
-def _judge(study: Study, platform: Platform, name: str) -> Built:
+def _judge(study: Study, platform: Platform, name: str, times: EngineTimes) -> Built:
     rows = [row for row in study.second_opinions if row.recipe == name]
-    frames = [_opinions(study, platform, row) for row in rows]
+    frames = [_opinions(study, platform, row, times.clock(name, model_of(row.verifier))) for row in rows]
     frame = pl.concat([tables.SECOND_OPINIONS.empty(), *frames])
     return frame, _counts(frame)
 
 
-def _opinions(study: Study, platform: Platform, row: SecondOpinion) -> pl.DataFrame:
+def _opinions(study: Study, platform: Platform, row: SecondOpinion, clock: EngineTime) -> pl.DataFrame:
     """The rows that one second verifier has to say something about; what it said before is not asked again."""
     store = platform.tables()
     chosen = drawn(store.read("subsets", row.recipe), row)
@@ -78,7 +88,7 @@ def _opinions(study: Study, platform: Platform, row: SecondOpinion) -> pl.DataFr
         return kept
     judged = texts_of(study, store, owed).with_columns(pl.lit(mine).alias("verifier_fingerprint"))
     watch = CanaryWatch(canaries=canaries_of(row.verifier))
-    verdicts = list(watch.judge(verifier_of(platform, row.verifier), list(cases_of(judged))))
+    verdicts = list(watch.judge(verifier_of(platform, row.verifier, clock), list(cases_of(judged))))
     said = verdict_rows(judged, verdicts, row.verifier.name).with_columns(pl.lit(row.recipe).alias("selection_recipe"))
     return pl.concat([kept, said.select(tables.SECOND_OPINIONS.schema.names())])
 

@@ -24,6 +24,7 @@ from amr_pipeline.assets.resources import Platform
 from amr_pipeline.categories import Category
 from amr_pipeline.fingerprint import fingerprint
 from amr_pipeline.report import plots
+from amr_pipeline.responses.cost import Cost, with_run
 from amr_pipeline.responses.prompts import prompt_messages
 from amr_pipeline.studies.study import Study, TrainingRecipe
 from amr_pipeline.training.packing import PackedRows, pack
@@ -219,7 +220,16 @@ class Training:
         )
         address = self._platform.keep_checkpoint(recipe.name, result.checkpoint, result.digest)
         frame = _checkpoint_row(one, result, address, run_id)
-        self._store.write("checkpoints", recipe.name, frame, fingerprints=one.fingerprints)
+        took = Cost(
+            runs=1,
+            response_tokens=one.rows.num_loss_tokens,
+            engine_seconds=result.spent_seconds,
+            gpu_seconds=result.gpu_seconds,
+        )
+        found = self._store.latest_any("checkpoints", recipe.name)
+        # By identity: a finished run that is committed again has taken its time once.
+        notes = with_run(found.notes if found else {}, one.job.identity, took)
+        self._store.write("checkpoints", recipe.name, frame, fingerprints=one.fingerprints, notes=notes)
         note_written(self._done, recipe.name, frame, {})
         self._curves[recipe.name] = result.curve
         self._context.log.info(f"checkpoints {recipe.name}: {result.num_steps} steps in {result.seconds:.0f} s")

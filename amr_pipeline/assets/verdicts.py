@@ -15,6 +15,7 @@ import dagster as dg
 import polars as pl
 
 from amr_pipeline import tables
+from amr_pipeline.assets.engine_times import EngineTimes, model_of
 from amr_pipeline.assets.lineage import Lineage, verifier_fingerprints
 from amr_pipeline.assets.partitions import StudyPartitions, distiller_and_shard, stored_partitions
 from amr_pipeline.assets.publication import (
@@ -30,6 +31,7 @@ from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.responses import current_responses
 from amr_pipeline.categories import Category
 from amr_pipeline.report.summary import markdown_table
+from amr_pipeline.responses.cost import EngineTime, timed
 from amr_pipeline.responses.progress import Progress
 from amr_pipeline.studies.study import JudgeModel, Scorer, Study, VerifierRow
 from amr_pipeline.verdicts.canaries import CanaryDrift, CanaryWatch, canaries_of
@@ -132,20 +134,31 @@ def reward_model_of(platform: Platform, scorer: Scorer | None) -> RateReplies | 
     return lambda requests: platform.pools().rate_replies(scorer, requests)
 
 
-def verifier_of(platform: Platform, row: VerifierRow) -> Verifier:
-    """The verifier of a row on this deployment's engines, which open when first needed."""
+def verifier_of(platform: Platform, row: VerifierRow, clock: EngineTime | None = None) -> Verifier:
+    """The verifier of a row on this deployment's engines, which open when first needed.
+
+    What its model takes is counted by the clock, for the row's category.
+    """
+    ask = judge_of(platform, getattr(row, "judge", None))
+    rate = reward_model_of(platform, getattr(row, "reward_model", None))
+    if clock is not None:
+        share = (str(row.category), 0)
+        ask = ask and timed(ask, clock, lambda _: share)
+        rate = rate and timed(rate, clock, lambda _: share)
     return build_verifier(
         row,
         compare_answers=platform.compare_answers,
         run_programs=platform.run_programs,
-        ask_judge=judge_of(platform, getattr(row, "judge", None)),
-        rate_replies=reward_model_of(platform, getattr(row, "reward_model", None)),
+        ask_judge=ask,
+        rate_replies=rate,
     )
 
 
-def judge_responses(platform: Platform, row: VerifierRow, owed: pl.DataFrame) -> Iterator[Verdict]:
+def judge_responses(
+    platform: Platform, row: VerifierRow, owed: pl.DataFrame, clock: EngineTime | None = None
+) -> Iterator[Verdict]:
     """Verdicts of one category's verifier on rows that join responses with queries, without canaries."""
-    return verifier_of(platform, row).judge(list(cases_of(owed)))
+    return verifier_of(platform, row, clock).judge(list(cases_of(owed)))
 
 
 class Judging:
@@ -155,7 +168,7 @@ class Judging:
         self._context, self._platform, self._study = context, platform, study
         self._store = platform.tables()
         self._today = verifier_fingerprints(study)
-        self._done = Publication(table=tables.VERDICTS)
+        self._done, self._times = Publication(table=tables.VERDICTS), EngineTimes(platform, "verdicts")
         self._flips: list[pl.DataFrame] = []
         self._responses = self._verdicts = self._judged = self._canaries = 0
         self._unsettled: list[str] = []
@@ -183,13 +196,14 @@ class Judging:
         frames = [kept]
         for frame in self._judge(key, owed):
             writer.append(frame)
-            writer.commit_part()
+            writer.commit_part(self._times.on_top(key, writer.found_notes))
             frames.append(frame)
         everything = pl.concat(frames)
         current = current_verdicts(everything, self._today)
         counts = _counts(current)
         still_owed = owed_verdicts(responses, everything, self._today).height
-        writer.complete(counts=counts, notes={"verifiers": self._today}, owed=still_owed)
+        notes = self._times.on_top(key, {**writer.found_notes, "verifiers": self._today})
+        writer.complete(counts=counts, notes=notes, owed=still_owed)
         note_written(self._done, key, everything, counts)
         self._count(responses, current)
         self._flips.append(flips(before, current))
@@ -235,7 +249,7 @@ class Judging:
         for category in sorted(owed.get_column("category").unique()):
             row = self._study.verifier(Category(category))
             assert row is not None, "owed_verdicts leaves out categories without a verifier"
-            verifier = verifier_of(self._platform, row)
+            verifier = verifier_of(self._platform, row, self._times.clock(key, model_of(row)))
             for batch in owed.filter(pl.col("category") == category).iter_slices(VERDICTS_PER_BATCH):
                 yield verdict_rows(batch, self._judge_batch(key, verifier, row, batch, progress), row.name)
         self._judged += owed.height

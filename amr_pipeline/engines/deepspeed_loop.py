@@ -129,10 +129,12 @@ class Run:
         if self.device.type != "cpu":  # the activations of one long row would not fit
             self.engine.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.resumed_from = self._resume()
+        self.begun = time.monotonic()
+        self.before = self._spent_before()
 
     def train(self) -> None:
         """Take every step that is left, then export and write the result."""
-        begun, first = time.monotonic(), (self.resumed_from or 0) + 1
+        begun, first = self.begun, (self.resumed_from or 0) + 1
         for step in range(first, self.last_step + 1):
             self._step(step)
             if step in self.job.export_steps:
@@ -142,7 +144,7 @@ class Run:
             if self.rank == 0 and step % 25 == 0:
                 a_step = (time.monotonic() - begun) / (step - first + 1)
                 live = {"of": self.last_step, "seconds_left": a_step * (self.last_step - step), **self.curve[-1]}
-                write_json(self.folder / LIVE, {"identity": self.job.identity, **live})
+                write_json(self.folder / LIVE, {"identity": self.job.identity, **live, **self._spent()})
         self._export(EXPORT)
         if self.rank == 0:
             write_json(
@@ -152,12 +154,30 @@ class Run:
                     "num_steps": self.last_step,
                     "resumed_from_step": self.resumed_from,
                     "seconds": time.monotonic() - begun,
+                    **self._spent(),
                     "curve": self.curve,
                     "digest": folder_digest(self.folder / EXPORT),
                 },
             )
             (self.folder / PROGRESS).unlink(missing_ok=True)
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def _spent_before(self) -> dict[str, float]:
+        """What earlier attempts took, as far as they came to write it down."""
+        found = [read_json(self.folder / name) for name in (PROGRESS, LIVE)]
+        mine = [one for one in found if one is not None and one["identity"] == self.job.identity]
+        return {
+            name: max((one.get(name, 0.0) for one in mine), default=0.0) for name in ("spent_seconds", "gpu_seconds")
+        }
+
+    def _spent(self) -> dict[str, float]:
+        """What all attempts took up to now."""
+        seconds = time.monotonic() - self.begun
+        gpus = self.world if self.device.type != "cpu" else 0
+        return {
+            "spent_seconds": self.before["spent_seconds"] + seconds,
+            "gpu_seconds": self.before["gpu_seconds"] + seconds * gpus,
+        }
 
     def _step(self, step: int) -> None:
         import torch
@@ -290,7 +310,7 @@ class Run:
         if self.rank == 0:
             previous = read_json(self.folder / PROGRESS)
             found = {"identity": self.job.identity, "step": step, "tag": tag, "workers": self.world}
-            write_json(self.folder / PROGRESS, {**found, "curve": self.curve})
+            write_json(self.folder / PROGRESS, {**found, **self._spent(), "curve": self.curve})
             if previous and previous["tag"] != tag:
                 for old in (str(previous["tag"]), f"{previous['tag']}{UNIVERSAL}"):
                     shutil.rmtree(place / old, ignore_errors=True)

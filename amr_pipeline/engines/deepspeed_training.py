@@ -48,6 +48,8 @@ class TrainingResult:
         checkpoint: the exported model folder, with its digest.
         curve: per step: step, loss, learning_rate, gradient_norm, tokens_per_second.
         resumed_from_step: where it went on after an interruption, None when it ran through.
+        seconds: of the attempt that finished it.
+        spent_seconds, gpu_seconds: of all attempts, what was done twice included; loading is in none.
     """
 
     checkpoint: Path
@@ -56,6 +58,8 @@ class TrainingResult:
     resumed_from_step: int | None
     seconds: float
     curve: list[dict[str, float]]
+    spent_seconds: float = 0.0
+    gpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,8 @@ def result_of(job: TrainingJob) -> TrainingResult:
         resumed_from_step=found["resumed_from_step"],
         seconds=found["seconds"],
         curve=found["curve"],
+        spent_seconds=found["spent_seconds"],
+        gpu_seconds=found["gpu_seconds"],
     )
 
 

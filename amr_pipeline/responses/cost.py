@@ -1,11 +1,11 @@
-"""What responses cost: engine time shared out while they are written, tokens by how they ended, what a kept token took.
+"""What responses cost: engine time shared out while they are written, and tokens by how they ended.
 
 A partition's commit record says what writing it took (`noted_cost`), accumulated over all runs that wrote in it; its
 rows say the tokens. Not in the record: loading and idling engines, and what a killed run did since its last part.
 Other stages note what they took in the same way, by category (`noted_costs`).
 
-Belongs here: shares, sums and ratios. Does not belong here: reading records (`assets.costs`), prices
-(`responses.prices`), stages after the responses (`responses.stage_costs`).
+Belongs here: notes, clocks, shares and sums. Does not belong here: reading records (`assets.costs`), prices
+(`responses.prices`), all stages together and what a kept token took (`responses.stage_costs`).
 """
 
 import time
@@ -18,9 +18,8 @@ import polars as pl
 from amr_pipeline.responses.prices import Prices
 
 NOTE = "cost"
-"""Name under which a commit record holds Costs as dicts: of `responses` by distiller fingerprint, else by category."""
-
-ALL_CATEGORIES = "all"
+"""Name under which a commit record holds Costs as dicts: of `responses` by distiller fingerprint, of `checkpoints` by
+identity of the run, else by category."""
 
 SPENT = pl.Schema(
     {
@@ -102,6 +101,11 @@ def with_costs(notes: Mapping[str, Any], costs: Mapping[str, Cost]) -> dict[str,
         if cost != Cost():
             found = with_cost(found, name, cost)
     return found
+
+
+def with_run(notes: Mapping[str, Any], identity: str, cost: Cost) -> dict[str, Any]:
+    """Notes that say what the run of an identity took; said again, it replaces what was said before."""
+    return {**notes, NOTE: {**notes.get(NOTE, {}), identity: asdict(cost)}}
 
 
 class EngineTime:
@@ -258,73 +262,6 @@ def spending(rows: pl.DataFrame, costs: Mapping[str, Cost]) -> pl.DataFrame:
 def add_up(parts: pl.DataFrame) -> pl.DataFrame:
     """Rows of `spending` of several partitions, added up."""
     return parts.group_by(_GRAIN).agg(pl.exclude(_GRAIN).sum()).select(SPENT.names()).sort(_GRAIN)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeptCost:
-    """What the tokens that one recipe keeps took, in one category or in all.
-
-    Attributes:
-        written: response tokens of the recipe's distillers, whatever became of them: failed, rejected, truncated,
-            looping, and those that today's study does not expect any more.
-        kept: response tokens of the subset.
-        gpu_seconds: of `written`; None where some of it has no record.
-        money: that `written` cost; None where some of it has no record or no price.
-    """
-
-    recipe: str
-    category: str
-    written: int
-    kept: int
-    gpu_seconds: float | None
-    money: float | None
-
-    @property
-    def written_per_kept(self) -> float | None:
-        """Tokens written for each token kept; None where none is."""
-        return self.written / self.kept if self.kept else None
-
-    @property
-    def gpu_seconds_per_kept(self) -> float | None:
-        """GPU-seconds for each token kept; None where none is, or some of the time has no record."""
-        return self.gpu_seconds / self.kept if self.kept and self.gpu_seconds is not None else None
-
-    @property
-    def money_per_kept(self) -> float | None:
-        """Money for each token kept; None where none is, or what was spent is unknown."""
-        return self.money / self.kept if self.kept and self.money is not None else None
-
-
-def kept_costs(
-    recipe: str, distillers: tuple[str, ...], spent: pl.DataFrame, subset: pl.DataFrame, prices: Prices
-) -> list[KeptCost]:
-    """What a recipe's kept tokens took: a row per category that its distillers answered, and one for all.
-
-    Args:
-        recipe: its name.
-        distillers: those it chooses from; only their responses were written for it.
-        spent: `SPENT` rows.
-        subset: `category` and `response_tokens` of what it chose.
-        prices: of the deployment and the study.
-    """
-    mine = spent.filter(pl.col("distiller").is_in(distillers))
-    categories = sorted({*mine.get_column("category"), *subset.get_column("category")})
-    rows = []
-    for category in [*categories, ALL_CATEGORIES]:
-        of_category = pl.lit(value=True) if category == ALL_CATEGORIES else pl.col("category") == category
-        written, chosen = mine.filter(of_category), subset.filter(of_category)
-        is_known = is_recorded(written)
-        rows.append(
-            KeptCost(
-                recipe=recipe,
-                category=category,
-                written=int(written.get_column("response_tokens").sum()),
-                kept=int(chosen.get_column("response_tokens").cast(pl.Int64).sum()),
-                gpu_seconds=float(written.get_column("gpu_seconds").sum()) if is_known else None,
-                money=spent_money(written, prices) if is_known else None,
-            )
-        )
-    return rows
 
 
 def spent_money(spent: pl.DataFrame, prices: Prices) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,28 @@ import polars as pl
 import pytest
 
 from amr_pipeline import tables
-from amr_pipeline.assets import evaluation
+from amr_pipeline.assets import engine_times, evaluation, verdicts
 from amr_pipeline.assets.benchmark_responses import Answering, ResponsesOwedError
+from amr_pipeline.assets.engine_times import EngineTimes
 from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.publication import Publication
 from amr_pipeline.assets.resources import Platform, deployment_from_environment
 from amr_pipeline.engines.commits import CommitConflict
 from amr_pipeline.responses import progress
+from amr_pipeline.responses.cost import EngineTime, noted_costs
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
 from amr_pipeline.studies.micro import STUDY as MICRO
 from amr_pipeline.studies.micro import SWEEP
-from amr_pipeline.studies.study import InstructionVerifier, PromptSuffix, Study, TrainingRecipe
+from amr_pipeline.studies.study import (
+    InstructionVerifier,
+    JudgeModel,
+    PromptSuffix,
+    ScienceVerifier,
+    Scorer,
+    Study,
+    TrainingRecipe,
+)
+from amr_pipeline.verdicts.verifier import JudgeReply, JudgeRequest
 
 RECIPE = SWEEP[0]
 NUM_PROBLEMS, NUM_SAMPLES = 5, 4
@@ -116,6 +128,56 @@ def test_what_came_before_an_error_is_not_asked_again(platform: Platform, engine
     assert rows.height == rows["response_id"].n_unique() == NUM_PROBLEMS * NUM_SAMPLES
     assert answer(platform) == 0
     assert Lineage(STUDY, platform.tables()).is_current("benchmark_responses", RECIPE.name)
+
+
+def test_what_a_checkpoint_took_is_on_the_record_and_adds_up_over_attempts(
+    platform: Platform, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    clock = count()  # a second whenever it is read
+    monkeypatch.setattr(engine_times, "EngineTime", lambda gpus: EngineTime(gpus, lambda: float(next(clock))))
+    monkeypatch.setattr(Platform, "gpus_held", lambda _, row: 2.0 if row == RECIPE else 0.0)
+    engine.dies_after = 8
+    with pytest.raises(KeyboardInterrupt):
+        answer(platform)
+    store = platform.tables()
+    begun = store.latest_any("benchmark_responses", RECIPE.name)
+    assert begun is not None
+    first = noted_costs(begun.notes)["instruction_following"]
+    assert (first.runs, first.responses, first.response_tokens) == (1, 8, 24)
+    assert first.gpu_seconds == 2 * first.engine_seconds > 0
+    engine.dies_after = None
+    answer(platform)
+    whole = store.latest("benchmark_responses", RECIPE.name)
+    assert whole is not None
+    both = noted_costs(whole.notes)["instruction_following"]
+    assert (both.runs, both.responses) == (2, NUM_PROBLEMS * NUM_SAMPLES)
+    assert both.gpu_seconds == 2 * both.engine_seconds > first.gpu_seconds
+
+
+def test_a_judge_of_benchmarks_is_on_the_record_of_their_scores(
+    platform: Platform, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    problems = {"benchmark": "held_out", "query_id": [f"q{row}" for row in range(NUM_PROBLEMS)]}
+    problems |= {"category": "science", "messages": [[{"role": "user", "content": "Why?"}]] * NUM_PROBLEMS}
+    problems |= {"source_row": "0", "licence": "MIT", "reference": "Because of this"}
+    _write(platform, tables.BENCHMARK_QUERIES, "held_out", problems)
+    row = ScienceVerifier(
+        judge=JudgeModel(scorer=Scorer(model="m", revision="r", max_model_len=9), prompt="deepdistill_science")
+    )
+    study = replace(STUDY, verifiers=(row,))
+
+    def judge(requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+        for request in requests:
+            yield JudgeReply(request_id=request.request_id, text="5")
+
+    monkeypatch.setattr(verdicts, "judge_of", lambda platform, row: judge)
+    answer(platform, study)
+    times = EngineTimes(platform, "benchmark_scores")
+    frame, _ = evaluation._measure(study, platform, RECIPE.name, times)
+    assert set(frame["verdict"]) == {"passed"}
+    cost = noted_costs(times.notes(RECIPE.name))["science"]
+    assert (cost.runs, cost.responses) == (1, NUM_PROBLEMS * NUM_SAMPLES)
+    assert cost.engine_seconds > 0
 
 
 def test_both_steps_say_how_far_they_are(

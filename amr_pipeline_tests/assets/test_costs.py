@@ -8,7 +8,7 @@ import pytest
 
 from amr_pipeline.assets.costs import report, spent_on
 from amr_pipeline.assets.resources import Platform, deployment_from_environment
-from amr_pipeline.responses.cost import Cost, with_cost
+from amr_pipeline.responses.cost import Cost, with_cost, with_costs
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 WALK = ("frequent_ngrams", "response_quality", "verdicts", "difficulty", "subsets", "cost_report")
@@ -51,7 +51,7 @@ def test_a_kept_token_costs_what_was_written_for_it(stored: Stored):
     said = numbers(stored, {"AMR_PRICE_PER_GPU_HOUR": "3.6"})
     kept = said["What a kept token took, numbers"]
     # Six queries x 100 tokens written; of each the passes of 10 and 40 are kept; 300 GPU-seconds at 0.001 a second.
-    assert cells(kept, "stage1", "all") == ["stage1", "all", "600", "300", "2.00", "1,000", "1,000"]
+    assert cells(kept, "stage1", "all") == ["stage1", "all", "600", "300", "2.00", "1,000", "0", "0", "1,000", "1,000"]
     spent = said["Tokens by how responses ended, numbers"]
     strong = cells(spent, "strong", "instruction_following")
     assert strong[2:8] == ["24", "24", "420", "180", "0", "0"]
@@ -61,6 +61,34 @@ def test_a_kept_token_costs_what_was_written_for_it(stored: Stored):
     assert said["response tokens"] == "1200"
     page = stored.store.files.read("reports/cost_report.html").decode()
     assert "lower bounds" in page
+
+
+def test_tokens_are_followed_to_what_was_found_of_them(stored: Stored):
+    became = cells(numbers(stored, {})["What became of the tokens, numbers"], "strong", "instruction_following")
+    # Passes of 10 and 40 tokens pass; that of 30 has a comma, and that of 20 passes only where it is read loosely.
+    assert became[2:] == ["300", "0", "300", "0", "0", "50%"]
+
+
+def test_what_a_judge_took_stands_beside_what_it_judged(stored: Stored):
+    shards = stored.study.shards
+    for shard in shards:
+        rows, found = (
+            stored.store.read("verdicts", f"strong|{shard}"),
+            stored.store.latest("verdicts", f"strong|{shard}"),
+        )
+        assert found is not None
+        took = {"instruction_following": Cost(runs=1, responses=12, engine_seconds=30.0, gpu_seconds=60.0)}
+        notes = with_costs(found.notes, took)
+        fingerprints = found.fingerprints | {"code": "another"}
+        stored.store.write("verdicts", f"strong|{shard}", rows, fingerprints=fingerprints, notes=notes)
+    said = numbers(stored, {"AMR_PRICE_PER_GPU_HOUR": "3.6"})
+    assert cells(said["Time and money by stage, numbers"], "judging", "strong") == [
+        *("judging", "strong", "24", "0.0167", "0.0333", "0.12"),
+    ]
+    by_category = cells(said["Time by distiller and category, numbers"], "strong", "instruction_following")
+    assert by_category[2:] == ["0.0833", "0", "0.0333", "0.117", "0.42"]
+    kept = cells(said["What a kept token took, numbers"], "stage1", "all")
+    assert kept[5:] == ["1,000", "0", "400", "1,400", "1,400"], "120 GPU-seconds on top of 300"
 
 
 def test_without_a_price_money_is_unknown(stored: Stored):

@@ -19,6 +19,7 @@ from amr_pipeline.engines.deepspeed_loop import TrainingJob
 from amr_pipeline.engines.deepspeed_training import TrainingResult
 from amr_pipeline.engines.model_folders import folder_digest
 from amr_pipeline.engines.tables_on_disk import TableStore
+from amr_pipeline.responses.cost import Cost, noted_costs
 from amr_pipeline.studies.micro import ANNEALING, STUDY, SWEEP
 from amr_pipeline.studies.study import Study
 
@@ -78,6 +79,7 @@ class Trainer:
         for job in jobs:
             exported(Path(job.folder) / "export", job.name)
         made = {"num_steps": 10, "resumed_from_step": None, "seconds": 0.1, "curve": CURVE}
+        made |= {"spent_seconds": 3.0, "gpu_seconds": 24.0}
         folders = [Path(job.folder) / "export" for job in jobs]
         return [TrainingResult(checkpoint=one, digest=folder_digest(one), **made) for one in folders]  # type: ignore[arg-type]
 
@@ -144,6 +146,25 @@ def test_a_checkpoint_names_the_subset_that_was_read_whatever_is_committed_meanw
     assert commit is not None
     assert commit.fingerprints["inputs"] == {"subsets/stage1": read.digest}
     assert not Lineage(STUDY, store).is_current("checkpoints", SWEEP[3].name)
+
+
+def test_what_training_took_is_on_the_record_once_for_each_run(platform: Platform, trainer: Trainer):
+    store, name = platform.tables(), SWEEP[3].name
+
+    def noted() -> list[Cost]:
+        commit = store.latest("checkpoints", name)
+        assert commit is not None
+        return list(noted_costs(commit.notes).values())
+
+    training(platform).train([SWEEP[3]])
+    (first,) = noted()
+    assert (first.engine_seconds, first.gpu_seconds, first.runs) == (3.0, 24.0, 1)
+    assert first.response_tokens == store.read("checkpoints", name)["trained_tokens"].item()
+    training(platform).train([SWEEP[3]])
+    assert noted() == [first], "a finished run that is committed again took nothing more"
+    fewer(store)
+    training(platform).train([SWEEP[3]])
+    assert [cost.gpu_seconds for cost in noted()] == [24.0, 24.0], "another subset is another run"
 
 
 def test_a_subset_committed_between_fingerprints_and_reading_is_not_read(

@@ -63,19 +63,24 @@ def test_packed_examples_do_not_see_each_other():
 
 
 @contextmanager
-def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[None]:
-    """SIGKILL to the Ray Train workers below this process, once, when the job has its first checkpoint."""
+def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[list[float]]:
+    """SIGKILL to the Ray Train workers below this process, once, when the job has its first checkpoint.
+
+    Gives what the job had taken by then, as it says itself.
+    """
+    seconds: list[float] = []
 
     def kill() -> None:
         while not (Path(one.folder) / PROGRESS).exists():
             time.sleep(0.05)
+        seconds.append(json.loads((Path(one.folder) / PROGRESS).read_text())["spent_seconds"])
         for process in psutil.Process().children(recursive=True):
             if "RayTrainWorker" in process.name():
                 process.send_signal(signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    yield
+    yield seconds
     killer.join()
 
 
@@ -84,9 +89,11 @@ def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: P
     one = job(tmp_path / "one")
     prepare(one, rows(epochs=40))
 
-    with killing_the_worker_after_a_checkpoint_of(one):
+    with killing_the_worker_after_a_checkpoint_of(one) as before_it:
         (result,) = train([one], num_workers=1, ray_address=None, say=print)
     assert result.resumed_from_step is not None
+    assert result.spent_seconds >= result.seconds + before_it[0] > result.seconds, "both attempts count"
+    assert result.gpu_seconds == 0.0, "on CPU"
     assert [int(point["step"]) for point in result.curve] == list(range(1, result.num_steps + 1))
     assert result.curve[-1]["loss"] < result.curve[0]["loss"] / 2
     assert (result.checkpoint / "model.safetensors").exists()

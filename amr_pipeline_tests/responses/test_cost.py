@@ -1,4 +1,4 @@
-"""Engine time is shared out without loss, records accumulate, and a kept token's cost is what was paid for it."""
+"""Engine time is shared out without loss, records accumulate, and servers bill what they wrote."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amr_pipeline.responses.cost import (
-    ALL_CATEGORIES,
     Cost,
     EngineTime,
     add_up,
     is_recorded,
-    kept_costs,
     noted_cost,
     noted_costs,
     spending,
@@ -22,6 +20,7 @@ from amr_pipeline.responses.cost import (
     timed,
     with_cost,
     with_costs,
+    with_run,
 )
 from amr_pipeline.responses.prices import Prices, TokenPrice
 
@@ -139,6 +138,13 @@ def test_records_accumulate_by_fingerprint_and_keep_other_notes():
     assert Cost(response_tokens=5, engine_seconds=1.0).tokens_per_gpu_second is None, "no GPU, no rate"
 
 
+def test_a_run_that_is_noted_again_took_its_time_once():
+    notes = with_run(with_cost({"other": 1}, "a", Cost(runs=1, engine_seconds=2.0)), "b", Cost(engine_seconds=5.0))
+    again = with_run(notes, "b", Cost(engine_seconds=5.0))
+    assert {name: cost.engine_seconds for name, cost in noted_costs(again).items()} == {"a": 2.0, "b": 5.0}
+    assert again["other"] == 1
+
+
 def rows(*told: tuple[str, str, str, bool, int]) -> pl.DataFrame:
     names = ("distiller_fingerprint", "category", "finish_reason", "is_expected", "response_tokens")
     frame = pl.DataFrame(told, schema=names, orient="row")
@@ -173,33 +179,6 @@ def test_a_record_is_shared_out_over_the_rows_of_its_fingerprint():
     twice = add_up(pl.concat([spent, spent]))
     assert twice.height == spent.height
     assert twice.get_column("engine_seconds").sum() == 100.0
-
-
-def test_a_kept_token_bears_all_that_was_written_for_it():
-    whole = {"new": Cost(responses=4, engine_seconds=1.0, gpu_seconds=100.0)}
-    spent = spending(PARTITION.filter(pl.col("is_expected")), whole)
-    other = spent.with_columns(distiller=pl.lit("of no interest"))
-    subset = pl.DataFrame(
-        {"category": ["math"], "response_tokens": [30]}, schema_overrides={"response_tokens": pl.Int32}
-    )
-    code, math_, every = kept_costs("stage1", ("weak",), pl.concat([spent, other]), subset, Prices(gpu_hour=36.0))
-    assert (math_.written, math_.kept, math_.written_per_kept) == (90, 30, 3.0)
-    assert (code.written, code.kept, code.written_per_kept, code.gpu_seconds_per_kept) == (9, 0, None, None)
-    assert (every.category, every.written, every.kept) == (ALL_CATEGORIES, 99, 30)
-    assert every.written_per_kept == 3.3
-    assert every.gpu_seconds_per_kept == 100 / 30
-    assert (every.money, every.money_per_kept) == (1.0, 1 / 30)
-    assert kept_costs("stage1", ("weak",), spent, subset, Prices())[-1].money is None, "without a price"
-
-
-def test_time_without_a_record_makes_no_cost_per_kept_token():
-    spent = spending(PARTITION, {"new": Cost(responses=4, gpu_seconds=100.0)})
-    subset = pl.DataFrame({"category": ["math"], "response_tokens": [30]})
-    every = kept_costs("stage1", ("weak",), spent, subset, Prices(gpu_hour=36.0))[-1]
-    assert every.written == 139
-    assert every.gpu_seconds is None
-    assert every.gpu_seconds_per_kept is None
-    assert every.money is None
 
 
 def test_what_servers_bill_is_their_tokens_and_the_rest_is_gpus():
