@@ -117,6 +117,19 @@ def trace(
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at the deployment: what is broken, what was wanted, what to do; exit code 1 where anything is broken."""
+    from amr_pipeline.assets.doctor import Doctor
+    from amr_pipeline.report.findings import findings_json, findings_text, is_broken
+    from amr_pipeline.report.terminal_text import ascii_json
+
+    found = list(Doctor(os.environ).findings())
+    _say(ascii_json(json.dumps(findings_json(found), indent=1)) if as_json else findings_text(found))
+    if is_broken(found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
     """Generate what a distiller owes, then everything that follows: quality, verdicts, difficulty, subsets."""
     from amr_pipeline.assets.session import Session

@@ -24,7 +24,7 @@ def test_help_is_light_and_lists_every_command():
         name in said
         for name in (
             *("demo", "status", "forecast", "pools", "backfill", "regrade", "plan", "verify", "audit-import"),
-            *("owed", "trace", "collect-garbage", "make-micro-weights"),
+            *("owed", "trace", "doctor", "collect-garbage", "make-micro-weights"),
         )
     )
 
@@ -131,6 +131,16 @@ def test_trace_says_what_it_cannot_find_or_tell_apart(hostile: ImportedWorld):
     assert (nothing.exit_code, "nothing that is stored has the id 000000000000" in nothing.output) == (1, True)
     assert CliRunner().invoke(app, ["trace", "0" * 7]).exit_code == 2
     assert CliRunner().invoke(app, ["trace", f"nowhere/{'0' * 8}"]).exit_code == 2
+
+
+def test_doctor_ends_with_1_where_something_is_broken_and_speaks_to_machines(hostile: ImportedWorld):
+    well = CliRunner().invoke(app, ["doctor", "--json"], env={"DAGSTER_HOME": ""})
+    assert not [one for one in json.loads(well.stdout) if one["level"] == "broken" and one["check"] != "listeners"]
+    broken = CliRunner().invoke(app, ["doctor"], env={"AMR_STUDY": "micor", "AMR_STUDI": "micro"})
+    assert broken.exit_code == 1
+    assert "do: AMR_STUDY=micro" in broken.stdout
+    assert "do: rename it to AMR_STUDY" in broken.stdout
+    assert not [secret for secret in SECRETS.values() if secret in well.output + broken.output]
 
 
 def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

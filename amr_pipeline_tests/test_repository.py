@@ -46,6 +46,7 @@ WITHOUT_A_TEST_FILE = {
     "amr_pipeline/studies/imported.py": "assets/test_imported_study",
     "amr_pipeline/engines/sandbox_nursery.py": "makes every box of engines/test_code_sandbox and its attacks",
     "amr_pipeline/engines/answer_checker_worker.py": "runs as the other process of engines/test_answer_checkers",
+    "amr_pipeline/engines/ray_versions.py": "runs as the other process of engines/test_ray_check",
     "amr_pipeline/engines/commits.py": "engines/test_tables_on_disk",
     "amr_pipeline/engines/deepspeed_loop.py": "runs in the workers of engines/test_deepspeed_training",
     "amr_pipeline/engines/vllm_engine.py": "runs in the actors of engines/test_engine_pools",
