@@ -243,18 +243,11 @@ class Platform(dg.ConfigurableResource):
     def ask_server(
         self, row: Distiller, requests: Iterable[GenerationRequest], budget: Budget
     ) -> Iterator[GeneratedResponse]:
-        """Responses of a distiller, asked of its server as far as a budget reaches.
-
-        Raises:
-            ValueError: the deployment does not say where its server is; nothing was asked.
-        """
+        """Responses of a distiller, asked of its server as far as a budget reaches; raises what `http_engine` does."""
         return self.http_engine(row.name).responses(row, http_key(row.name), requests, budget)
 
     def gpus_held(self, row: Distiller | Scorer | TrainingRecipe) -> float:
-        """GPUs that a model's engines hold while they work; of a training recipe, those that write with checkpoints.
-
-        Asked while they are open: none holds any before.
-        """
+        """GPUs that a model's engines hold while they are open; of a training recipe, those that write for it."""
         model = _architecture(row) if isinstance(row, TrainingRecipe) else row
         is_here = isinstance(model, Scorer) or model.engine in ("vllm", "transformers")
         return self.pools().gpus_held(model) if is_here and _engines else 0.0
