@@ -29,7 +29,7 @@ def looked(home: Path, *, is_named: bool = True) -> list[Finding]:
     return check_instance(home, is_named=is_named)
 
 
-@pytest.mark.parametrize("name", ["dagster.yaml", "docker/dagster.yaml", "k8s/dagster_instance.yaml"])
+@pytest.mark.parametrize("name", ["dagster.yaml", "docker/dagster.yaml", "k8s/base/dagster_instance.yaml"])
 def test_the_shipped_instances_are_well(tmp_path: Path, name: str):
     shutil.copy(REPOSITORY / name, tmp_path / "dagster.yaml")
     assert [one.level for one in looked(tmp_path)] == ["ok"]
