@@ -63,10 +63,15 @@ COUNTED = f"""
 import os, sys
 from amr_pipeline.assets import response_ledger
 from amr_pipeline.engines import engine_pools, engine_work
+from amr_pipeline.engines.admission import Admission
 from amr_pipeline.engines.vllm_engine import VllmEngine
 
 class CountingEngine(VllmEngine):
     counts = os.environ["STORY_COUNTS"]
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self._admission = Admission({SEQUENCES})
 
     def _done(self, pending, output):
         if pending.work.kind == "write":
