@@ -4,16 +4,16 @@ Belongs here: the faults. Does not belong here: the store behind it (`servers`),
 """
 
 import http.client
-import socket
-import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from amr_pipeline_tests.listening import hang_up, listening
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -88,24 +88,9 @@ def faulty_store(upstream: str) -> Iterator[FaultyStore]:
     class Handler(_Handler):
         store = proxy
 
-    listener = _Listener(("127.0.0.1", 0), Handler)
-    proxy.url = f"http://127.0.0.1:{listener.server_port}"
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(Handler) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
         yield proxy
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()
-
-
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -122,9 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status, headers, content = self._ask(body)
         if trouble.reply_is_lost:
-            # A reset instead of the end of a stream.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
+            hang_up(self)
             return
         self._reply(status, headers, content)
 

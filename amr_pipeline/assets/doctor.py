@@ -30,9 +30,6 @@ from amr_pipeline.studies.study import CodeVerifier, Study
 PACKAGE = Path(amr_pipeline.__file__).parent
 SECONDS = 10.0
 
-WITHOUT_WEIGHTS = "hashed-char-ngrams"
-"""The embedding model that is a formula."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -253,6 +250,8 @@ class Doctor:
 
 def models_of(study: Study) -> dict[str, dict[str, Any]]:
     """Every model that a study loads, by what names it: model, revision, max_model_len."""
+    from amr_pipeline.engines.embedding_model import HASHED
+
     rows: dict[str, Any] = {
         f"distiller {row.name}": row for row in study.distillers if row.engine in ("vllm", "transformers")
     }
@@ -269,7 +268,7 @@ def models_of(study: Study) -> dict[str, dict[str, Any]]:
         for name, row in rows.items()
     }
     rules = study.query_rules
-    if rules.embedding_model != WITHOUT_WEIGHTS:
+    if rules.embedding_model != HASHED:
         found["embedding model"] = {"model": rules.embedding_model, "revision": rules.embedding_revision}
     for run in study.training_recipes:
         if run.starts_from is not None:

@@ -27,6 +27,9 @@ from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
 
 log = logging.getLogger(__name__)
 
+SECONDS_IDLE = 60.0
+"""How long an engine above the fewest may have nothing to do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSize:
@@ -35,14 +38,10 @@ class PoolSize:
     Attributes:
         fewest: engines that it starts with and keeps while it is open.
         most: engines that it may grow to.
-        seconds_full: how long all must have been full before one is added.
-        seconds_idle: how long one above the fewest may have nothing to do.
     """
 
     fewest: int = 1
     most: int = 1
-    seconds_full: float = 30.0
-    seconds_idle: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ class Pool:
             is_busy = replica.held or replica.exchange is not None
             if len(self.replicas) <= self.size.fewest:
                 return
-            if not is_busy and replica.starting is None and now - replica.idle_since > self.size.seconds_idle:
+            if not is_busy and replica.starting is None and now - replica.idle_since > SECONDS_IDLE:
                 self.replicas.remove(replica)
                 _end(replica)
                 log.info("engines of %s: %d, one was idle", self.settings.model, len(self.replicas))

@@ -46,6 +46,9 @@ MOST_DEATHS = 5
 
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_WARNINGS = 5.0, 60.0
 
+SECONDS_FULL = 30.0
+"""How long all engines must have been full before one is added."""
+
 PROBE_SECONDS = 1_800.0
 """Longest wait for an engine that is to answer a harmless question: large models load for many minutes."""
 
@@ -198,7 +201,7 @@ class Stream:
             self._full_since = None
         elif self._full_since is None:
             self._full_since = now
-        elif now - self._full_since >= pool.size.seconds_full and pool.add_engine():
+        elif now - self._full_since >= SECONDS_FULL and pool.add_engine():
             self._full_since = None
         pool.end_idle(now)
 

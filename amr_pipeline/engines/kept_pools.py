@@ -75,7 +75,7 @@ class KeptPool:
         self.load: PoolLoad | None = None
         self.gpus = 0.0
         self._make = (settings, environment, engine, size, idle_seconds)
-        self._label = f"{socket.gethostname()}:{os.getpid()}"
+        self._label = ""
         self._weights: str | None = None
         self._caller = ""
         self._keeper: Any = None
@@ -86,11 +86,12 @@ class KeptPool:
         Raises:
             EngineStartError: its keeper cannot be started.
         """
-        self._label, self._weights = f"{label} ({socket.gethostname()}:{os.getpid()})", weights
+        self._label, self._weights = label, weights
+        caller = f"{label} ({socket.gethostname()}:{os.getpid()})"
         for _ in range(MOST_DEATHS):
             self._caller, self._keeper = uuid.uuid4().hex, self._found_or_made()
             try:
-                if ray.get(self._keeper.join.remote(self._caller, self._label, weights)):
+                if ray.get(self._keeper.join.remote(self._caller, caller, weights)):
                     return
             except RayActorError:
                 continue  # it ended between being found and being asked
@@ -126,7 +127,7 @@ class KeptPool:
 
     def rejoin(self) -> None:
         """Take a place again after the keeper died, or forgot this caller."""
-        self.join(self._label.partition(" (")[0], self._weights)
+        self.join(self._label, self._weights)
 
     @contextmanager
     def beating(self) -> Iterator[None]:

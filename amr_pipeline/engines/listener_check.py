@@ -1,7 +1,7 @@
 """Which of our servers can be reached from elsewhere: Dagster and MLflow have no login, Ray has a token where it is on.
 
-Read from /proc: listening sockets, and the processes of this user that hold them. Ray binds every interface, whatever
-address its node is given (2.60), so there the token is what counts.
+Read from /proc: listening sockets, and the processes of this user that hold them. A cluster
+that others join has to be reached by them, so of Ray's processes a token is asked instead.
 
 Belongs here: sockets and who holds them. Does not belong here: starting servers.
 """

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 NUMBERS_OF_SHARDS = (1, 2, 4, 8, 16, 32, 64)
 """Powers of two, so that shards are leading bits; at most 64 because Dagster's staleness needs under 100 partitions."""
 
+RESERVED = "all"
+"""The partition key of what has no partitions (`assets.partitions.ALL`)."""
+
 Names = dict[str, tuple[str, ...]]
 """Kind of row: names of the study's rows of that kind."""
 
@@ -68,6 +71,8 @@ def _about_names(kind: str, names: tuple[str, ...]) -> Iterator[str]:
     for name in sorted(set(names)):
         if names.count(name) > 1:
             yield f"{kind} {name!r} occurs {names.count(name)} times"
+        if name == RESERVED:
+            yield f"{kind} {name!r}: tables without partitions are stored under this name; choose another"
         # Names become folder names and Dagster partition keys; "|" separates the two dimensions of a partition.
         if not (name and all(letter.isascii() and (letter.isalnum() or letter in "_-.") for letter in name)):
             yield f"{kind} {name!r} may hold only letters, digits, '_', '-' and '.'"

@@ -21,7 +21,8 @@ def looked(environ: dict[str, str]) -> list[Finding]:
 def test_the_known_variables_are_those_of_the_code_and_of_the_manifests():
     source = (REPOSITORY / "amr_pipeline" / "assets" / "resources.py").read_text()
     assert variables_read() == set(re.findall(r"environ\.get\(\s*\"(\w+)\"", source))
-    texts = [path.read_text() for folder in ("docker", "k8s") for path in (REPOSITORY / folder).glob("*.yaml")]
+    folders = [REPOSITORY / "docker", REPOSITORY / "k8s"]
+    texts = [path.read_text() for folder in folders for kind in ("*.yaml", "*.env") for path in folder.rglob(kind)]
     named = set(re.findall(r"\bAMR_[A-Z0-9_]*[A-Z0-9]\b", "\n".join(texts)))
     assert named - variables_read() - set(ELSEWHERE) == set(), "amr doctor would call these misspelt"
 

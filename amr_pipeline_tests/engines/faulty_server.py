@@ -5,15 +5,15 @@ them.
 """
 
 import json
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from amr_pipeline_tests.listening import hang_up, listening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +83,6 @@ class Server:
         return self.script(asked)
 
 
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is part of the tests."""
-
-
 @contextmanager
 def serving(script: Script = echo) -> Iterator[Server]:
     """The server, until the block ends; its address goes up to and including `/v1`."""
@@ -113,9 +105,7 @@ def serving(script: Script = echo) -> Iterator[Server]:
         def send(self, reply: Reply) -> None:
             time.sleep(reply.seconds)
             if reply.hang_up:
-                # Without a farewell: a reset instead of the end of a stream.
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.close_connection = True
+                hang_up(self)
                 return
             self.send_response_only(reply.status)
             for name, value in reply.headers.items():
@@ -128,13 +118,6 @@ def serving(script: Script = echo) -> Iterator[Server]:
         def log_message(self, *args: object) -> None:
             """Nothing to say."""
 
-    listener = _Listener(("127.0.0.1", 0), Handler)
-    server.address = f"http://127.0.0.1:{listener.server_port}/v1"
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(Handler) as port:
+        server.address = f"http://127.0.0.1:{port}/v1"
         yield server
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()

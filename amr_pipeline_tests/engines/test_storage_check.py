@@ -1,6 +1,5 @@
 """Broken storage is found and named, and what the finding says to do makes it well."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +9,7 @@ import pytest
 from amr_pipeline.engines.storage import LocalStorage, Storage, open_storage
 from amr_pipeline.engines.storage_check import check_storage
 from amr_pipeline.report.findings import Finding
-from amr_pipeline_tests.engines.conftest import make_bucket, serve_s3
-
-IDENTITIES = {
-    "identities": [
-        {
-            "name": "amr",
-            "credentials": [{"accessKey": "right", "secretKey": "right-secret-canary"}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-    ]
-}
-RIGHT = {"key": "right", "secret": "right-secret-canary"}
+from amr_pipeline_tests.servers import ObjectStore, object_store
 
 
 def levels(findings: list[Finding]) -> dict[str, str]:
@@ -93,33 +81,28 @@ def test_a_store_without_conditional_writes_is_broken(tmp_path: Path, kind: type
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint of a server that knows one user."""
-    folder = tmp_path_factory.mktemp("guarded")
-    identities = folder / "identities.json"
-    identities.write_text(json.dumps(IDENTITIES))
-    with serve_s3(folder, f"-s3.config={identities}") as endpoint:
-        make_bucket("amr-there", {"endpoint_url": endpoint, **RIGHT})
-        yield endpoint
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A server that knows one user."""
+    with object_store(tmp_path_factory.mktemp("guarded"), bucket="amr-there") as store:
+        yield store
 
 
 @pytest.mark.engines
-def test_a_missing_bucket_is_named_and_making_it_is_the_fix(guarded: str):
-    options: dict[str, object] = {"endpoint_url": guarded, **RIGHT}
-    (found,) = check_storage("s3://amr-new/tables", options)
+def test_a_missing_bucket_is_named_and_making_it_is_the_fix(guarded: ObjectStore):
+    (found,) = check_storage("s3://amr-new/tables", guarded.options)
     assert (found.level, found.found) == ("broken", "the store has no bucket 'amr-new'")
-    assert f"aws s3api create-bucket --bucket amr-new --endpoint-url {guarded}" in found.fix
-    make_bucket("amr-new", options)
-    assert levels(check_storage("s3://amr-new/tables", options)) == WELL
+    assert f"aws s3api create-bucket --bucket amr-new --endpoint-url {guarded.url}" in found.fix
+    guarded.make_bucket("amr-new")
+    assert levels(check_storage("s3://amr-new/tables", guarded.options)) == WELL
 
 
 @pytest.mark.engines
 @pytest.mark.parametrize(
     "wrong", [{"secret": "wrong-secret-canary"}, {"key": "nobody", "secret": "wrong-secret-canary"}]
 )
-def test_wrong_credentials_are_named_without_being_shown(guarded: str, wrong: dict[str, str]):
-    assert levels(check_storage("s3://amr-there/tables", {"endpoint_url": guarded, **RIGHT})) == WELL
-    (found,) = check_storage("s3://amr-there/tables", {"endpoint_url": guarded, **RIGHT, **wrong})
+def test_wrong_credentials_are_named_without_being_shown(guarded: ObjectStore, wrong: dict[str, str]):
+    assert levels(check_storage("s3://amr-there/tables", guarded.options)) == WELL
+    (found,) = check_storage("s3://amr-there/tables", {**guarded.options, **wrong})
     assert (found.level, found.check) == ("broken", "storage")
     assert "refuses" in found.found
     assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in found.fix
@@ -127,18 +110,20 @@ def test_wrong_credentials_are_named_without_being_shown(guarded: str, wrong: di
 
 
 @pytest.mark.engines
-def test_without_credentials_the_variables_are_named(guarded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_without_credentials_the_variables_are_named(
+    guarded: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    (found,) = check_storage("s3://amr-there/tables", {"endpoint_url": guarded})
+    (found,) = check_storage("s3://amr-there/tables", {"endpoint_url": guarded.url})
     assert (found.level, found.fix) == ("broken", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 
 
 def test_an_endpoint_where_nothing_answers_is_named(free_port: int):
     endpoint = f"http://127.0.0.1:{free_port}"
-    (found,) = check_storage("s3://amr-there/tables", {"endpoint_url": endpoint, **RIGHT})
+    (found,) = check_storage("s3://amr-there/tables", {"endpoint_url": endpoint, "key": "any", "secret": "any"})
     assert (found.level, found.found) == ("broken", f"nothing answers at {endpoint}")
     assert "AMR_S3_ENDPOINT" in found.fix

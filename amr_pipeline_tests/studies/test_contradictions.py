@@ -41,6 +41,7 @@ def adaptive(num_passes=8, **changed):
 CONTRADICTIONS = [
     ({"sources": (SOURCE, SOURCE)}, "source 'numbers' occurs 2 times"),
     ({"distillers": (replace(WEAK, name="a|b"), STRONG)}, "may hold only letters"),
+    ({"selection_recipes": (replace(RECIPE, name="all"),)}, "selection recipe 'all'"),
     ({"distillers": (replace(WEAK, name=""), STRONG)}, "may hold only letters"),
     ({"distillers": (replace(WEAK, name="joint"), STRONG)}, "distiller 'joint' has the name of the row over all"),
     ({"verifiers": (MathVerifier(), MathVerifier())}, "verifier of category 'math' occurs 2 times"),
