@@ -202,6 +202,16 @@ def test_the_sweep_is_compared_in_mlflow(page: Page, platform: Deployed, picture
     assert set(ids) == {run.name for run in platform.study.training_recipes}
     with environment_of({"MLFLOW_TRACKING_URI": platform.tracking}):
         runs.record_figure(next(iter(ids.values())), "figure.png", b"png")  # this process has no key to the store
+    client = MlflowClient(platform.tracking)
+    for run in platform.study.training_recipes:
+        stored, logged = platform.store.read("checkpoints", run.name).row(0, named=True), client.get_run(ids[run.name])
+        assert [one.dataset.name for one in logged.inputs.dataset_inputs] == [run.subset]
+        assert logged.data.tags["amr.checkpoint"] == f"{platform.store.root}/{stored['path']}"
+        assert logged.data.tags["amr.subset_digest"] == stored["subset_digest"]
+        assert platform.instance.get_run_by_id(logged.data.tags["amr.dagster_run"]) is not None
+    best = client.get_model_version_by_alias(f"deployed.{sweep}", "best")
+    assert best.run_id in ids.values()
+    assert best.source == client.get_run(best.run_id).data.tags["amr.checkpoint"]
     page.set_viewport_size({"width": 2600, "height": 1600})  # columns out of sight are not drawn
     named = f"runs={quote(json.dumps(list(ids.values())))}&experiments={quote(json.dumps([experiment]))}"
     page.goto(f"{platform.tracking}/#/compare-runs?{named}")

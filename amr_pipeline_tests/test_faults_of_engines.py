@@ -24,6 +24,7 @@ from amr_pipeline_tests.deployed import mlflow_server
 from amr_pipeline_tests.servers import Program, free_ports, needs_postgres, object_store, postgres
 from amr_pipeline_tests.test_kills import STUDY
 from amr_pipeline_tests.told import IN_FLIGHT, Story
+from amr_pipeline_tests.trained_on import SUBSET
 
 pytestmark = [pytest.mark.engines, pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -67,12 +68,12 @@ def test_mlflow_killed_while_a_curve_is_recorded_has_the_whole_curve_once(
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     begun = time.monotonic()
-    run = runs.record_training(SWEEP[0], identity="1", tags={}, curve=CURVE)
+    run = runs.record_training(SWEEP[0], identity="1", subset=SUBSET, tags={}, curve=CURVE)
     print(
         f"| MLflow's server is killed, and started again | goes on | by itself | {time.monotonic() - begun:.0f} s | 0 | 0 |"
     )
     assert len(calls) > 4
-    assert runs.record_training(SWEEP[0], identity="1", tags={}, curve=CURVE) == run
+    assert runs.record_training(SWEEP[0], identity="1", subset=SUBSET, tags={}, curve=CURVE) == run
     assert len(runs._client.get_metric_history(run, "loss")) == len(CURVE)
     assert list(runs.run_ids(str(SWEEP[0].sweep)).values()) == [run]
 

@@ -1,6 +1,6 @@
 """benchmark_scores and sweep_report: what each checkpoint scores on held-out problems, and what a sweep shows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import dagster as dg
@@ -65,7 +65,10 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         kinds={"matplotlib", "mlflow"},
     )
     def sweep_report(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-        """Score by learning rate with intervals, and every run against the best one, problem by problem."""
+        """Score by learning rate with intervals, and every run against the best one, problem by problem.
+
+        MLflow gets each sweep's curves, and its best run in the model registry.
+        """
         return _report(study, platform)
 
     return [benchmark_scores, sweep_report]
@@ -95,12 +98,16 @@ def _report(study: Study, platform: Platform) -> dg.MaterializeResult:
     store = platform.tables()
     scores = store.read("benchmark_scores", [run.name for run in study.training_recipes], missing="empty")
     rows = [row for row in sweep_rows(study, scores) if row["mean"] is not None]
-    sections = [*_curves(rows), *(_comparison(rows, scores) if rows else ())]
+    curves = {(str(row["sweep"]), str(row["benchmark"])): _curve(rows, row) for row in rows if row["sweep"]}
+    sections = [*curves.values(), *(_comparison(rows, scores) if rows else ())]
+    # Before the page, which says that this report is done.
+    registered = _record_sweeps(study, platform, rows, curves) if curves else {}
     numbers = {"runs": str(len({row["training_recipe"] for row in rows})), "responses": f"{scores.height:,}"}
     address = publish_page(study, store, "sweep_report", page(f"Sweeps of {study.name}", numbers, sections))
     return dg.MaterializeResult(
         metadata={
             "page": dg.MetadataValue.path(address),
+            **registered,
             **{
                 f"{one.heading}, numbers": dg.MetadataValue.md(markdown_table(*one.rows))
                 for one in sections
@@ -111,16 +118,56 @@ def _report(study: Study, platform: Platform) -> dg.MaterializeResult:
     )
 
 
-def _curves(rows: Sequence[dict[str, object]]) -> Iterator[Section]:
-    """Score against learning rate, a section per sweep and benchmark."""
-    for sweep in sorted({str(row["sweep"]) for row in rows if row["sweep"]}):
-        for benchmark in sorted({str(row["benchmark"]) for row in rows}):
-            mine = [row for row in rows if row["sweep"] == sweep and row["benchmark"] == benchmark]
-            yield Section(
-                heading=f"{sweep} on {benchmark}",
-                text="pass@1 with its 95 % interval over problems, by peak learning rate.",
-                picture=plots.sweep_curve(mine, benchmark),
-            )
+def _curve(rows: Sequence[dict[str, object]], of: dict[str, object]) -> Section:
+    """Score against learning rate on the sweep and benchmark of a row."""
+    mine = [row for row in rows if (row["sweep"], row["benchmark"]) == (of["sweep"], of["benchmark"])]
+    return Section(
+        heading=f"{of['sweep']} on {of['benchmark']}",
+        text="pass@1 with its 95 % interval over problems, by peak learning rate.",
+        picture=plots.sweep_curve(mine, str(of["benchmark"])),
+    )
+
+
+def best_of_sweep(rows: Sequence[dict[str, object]], sweep: str) -> tuple[str, dict[str, float]]:
+    """(training recipe with the highest mean score over the benchmarks of a sweep, its score by benchmark).
+
+    Of equal ones the lowest learning rate. That it is best says nothing of whether others can be told from it.
+    """
+    mine = [row for row in rows if row["sweep"] == sweep]
+    rates = {str(row["training_recipe"]): float(str(row["learning_rate"])) for row in mine}
+    scores: dict[str, dict[str, float]] = {name: {} for name in rates}
+    for row in mine:
+        scores[str(row["training_recipe"])][str(row["benchmark"])] = float(str(row["mean"]))
+    best = max(scores, key=lambda name: (sum(scores[name].values()) / len(scores[name]), -rates[name]))
+    return best, scores[best]
+
+
+def _record_sweeps(
+    study: Study, platform: Platform, rows: Sequence[dict[str, object]], curves: Mapping[tuple[str, str], Section]
+) -> dict[str, dg.MetadataValue]:
+    """Each sweep's curves at its parent run, and its best run in the model registry; what of that Dagster shows."""
+    tracking, store, shown = platform.tracking(study.name), platform.tables(), {}
+    for (sweep, benchmark), section in curves.items():
+        assert section.picture is not None, "made in _curve"
+        tracking.record_figure(tracking.open_sweep(sweep), f"{benchmark}.png", section.picture)
+    for sweep in sorted({sweep for sweep, _ in curves}):
+        name, scores = best_of_sweep(rows, sweep)
+        checkpoint = store.read("checkpoints", name).row(0, named=True)
+        tags = {
+            "training_recipe": name,
+            "learning_rate": str(study.training_recipe(name).learning_rate),
+            "subset_version": str(checkpoint["subset_version"]),
+            "subset_digest": checkpoint["subset_digest"],
+            "checkpoint_digest": checkpoint["digest"],
+            **{f"{benchmark}_pass_at_1": f"{score:.4f}" for benchmark, score in scores.items()},
+        }
+        run, source = checkpoint["mlflow_run_id"], f"{store.root}/{checkpoint['path']}"
+        version = tracking.register_best(sweep, run, source=source, tags=tags)
+        registered = "" if version is None else f", version {version} of {study.name}.{sweep} in MLflow's registry"
+        shown[f"best of {sweep}"] = dg.MetadataValue.text(f"{name}{registered}")
+        if page := tracking.page(tracking.open_sweep(sweep)):
+            shown[f"MLflow, {sweep}"] = dg.MetadataValue.url(page)
+    return shown
 
 
 def _comparison(rows: Sequence[dict[str, object]], scores: pl.DataFrame) -> tuple[Section, Section]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from amr_pipeline.engines.commits import Commit
     from amr_pipeline.engines.deepspeed_loop import TrainingJob
     from amr_pipeline.engines.deepspeed_training import TrainingResult
-    from amr_pipeline.engines.mlflow_runs import MlflowRuns
+    from amr_pipeline.engines.mlflow_runs import MlflowRuns, TrainedOn
     from amr_pipeline.engines.tables_on_disk import TableStore
 
 
@@ -105,6 +105,7 @@ class Training:
         self._store = platform.tables()
         self._done = Publication(table=tables.CHECKPOINTS)
         self._curves: dict[str, list[dict[str, float]]] = {}
+        self._pages: dict[str, str | None] = {}
 
     def result(self) -> dg.MaterializeResult:
         """Train every recipe of the run that owes something, parents before children."""
@@ -116,7 +117,8 @@ class Training:
                     note_current(self._done, self._store, recipe.name)
             self.train(owed)
         curves = {"loss": picture(plots.loss_curves(self._curves))} if self._curves else {}
-        return self._done.result(metadata=curves)
+        pages = {f"MLflow, {name}": dg.MetadataValue.url(page) for name, page in self._pages.items() if page}
+        return self._done.result(metadata={**curves, **pages})
 
     def train(self, recipes: Sequence[TrainingRecipe]) -> None:
         """Side by side as far as engines may be, each worker group taking its share one after another."""
@@ -211,6 +213,7 @@ class Training:
         run_id = tracking.record_training(
             recipe,
             identity=one.job.identity,
+            subset=self._trained_on(one),
             tags={
                 "amr.subset_version": str(one.subset.version),
                 "amr.subset_digest": one.subset.digest,
@@ -219,6 +222,9 @@ class Training:
             curve=result.curve,
         )
         address = self._platform.keep_checkpoint(recipe.name, result.checkpoint, result.digest)
+        of_checkpoint = {"amr.checkpoint": f"{self._store.root}/{address}", "amr.checkpoint_digest": result.digest}
+        tracking.tag(run_id, {**of_checkpoint, "amr.dagster_run": self._context.run.run_id})
+        self._pages[recipe.name] = tracking.page(run_id)
         frame = _checkpoint_row(one, result, address, run_id)
         took = Cost(
             runs=1,
@@ -233,6 +239,19 @@ class Training:
         note_written(self._done, recipe.name, frame, {})
         self._curves[recipe.name] = result.curve
         self._context.log.info(f"checkpoints {recipe.name}: {result.num_steps} steps in {result.seconds:.0f} s")
+
+    def _trained_on(self, one: Prepared) -> "TrainedOn":
+        from amr_pipeline.engines.mlflow_runs import TrainedOn
+
+        return TrainedOn(
+            name=one.recipe.subset,
+            version=one.subset.version,
+            digest=one.subset.digest,
+            address=f"{self._store.root}/subsets/{one.recipe.subset}",
+            num_responses=one.subset.rows,
+            num_examples=one.rows.num_examples,
+            num_tokens=one.rows.num_loss_tokens,
+        )
 
 
 def version_read(store: "TableStore", fingerprints: Mapping[str, object], table: str, partition: str) -> "Commit":

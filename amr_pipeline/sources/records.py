@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -20,17 +20,30 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.categories import Category, from_published_name
 from amr_pipeline.sources import generated_parts
-from amr_pipeline.studies.file_contents import require_same_content
+from amr_pipeline.studies.file_contents import files_at, require_same_content
 from amr_pipeline.studies.study import Benchmark, Generated, HubDataset, JsonLines, Parquet, QueryColumns, Reads, Source
 
 LONGEST_LINE_BYTES = 32 * 2**20
 """A longer line is a row that cannot be read; memory stays bounded."""
+
+LARGEST_DOCUMENT_BYTES = 2**30
+"""A JSON document that is one list is parsed whole; lines and Parquet are not, and have no such limit."""
+
+FREE_BYTES, HIGHEST_EXPANSION = 256 * 2**20, 200
+"""What compressed files may come to: as many bytes of records, and beyond them as many for each byte of the file.
+
+# ours: text compresses to a tenth; a run of equal bytes to a thousandth with gzip, to a millionth in Parquet.
+"""
 
 LONGEST_EVIDENCE = 2_000
 
 Record = Mapping[str, object]
 ReadHub = Callable[[HubDataset], Iterator[Record]]
 """Reads a hub data set's rows (`engines.hub`)."""
+
+
+class OversizedSourceError(ValueError):
+    """A file that is, or comes to, more than a source may; nothing of it is stored."""
 
 
 class UnreadableRowError(ValueError):
@@ -52,6 +65,7 @@ def read_records(reads: Reads, read_hub: ReadHub | None = None) -> Iterator[Raw]
 
     Raises:
         FileNotFoundError: the file is not there.
+        OversizedSourceError: compressed files come to far more than their size, or a document is too large.
         ValueError: a file does not hold what its row's digest says, or a hub data set is asked for and `read_hub` is
             not given.
     """
@@ -79,27 +93,51 @@ def _json_lines(reads: JsonLines) -> Iterator[Raw]:
     for file in files:
         within = f"{file.path.rsplit('/', 1)[-1]} " if len(files) > 1 else ""
         with cast("AbstractContextManager[IO[bytes]]", file) as opened:
-            yield from _lines(opened, is_compressed=file.path.endswith(".gz"), within=within)
+            if file.path.endswith(".gz"):
+                size = _Size(file.path, int(file.fs.size(file.path)))
+                with cast("IO[bytes]", gzip.open(opened, "rb")) as lines:
+                    yield from _lines(lines, within=within, taken=size.add)
+            else:
+                yield from _lines(opened, within=within)
 
 
-def _lines(opened: IO[bytes], *, is_compressed: bool, within: str) -> Iterator[Raw]:
-    with cast("IO[bytes]", gzip.open(opened, "rb")) if is_compressed else nullcontext(opened) as lines:
-        index = 0
-        while line := lines.readline(LONGEST_LINE_BYTES + 1):
-            place = f"{within}line {index + 1}"
-            index += 1
-            if len(line) > LONGEST_LINE_BYTES:
-                while line and not line.endswith(b"\n"):
-                    line = lines.readline(LONGEST_LINE_BYTES)
-                yield Raw(
-                    place=place, record=None, reason="malformed", found=f"a line over {LONGEST_LINE_BYTES:,} bytes"
-                )
-            elif line.strip():
-                yield _parsed(place, line)
+class _Size:
+    """How much a file's records have come to."""
+
+    def __init__(self, path: str, stored: int) -> None:
+        self._path, self._stored, self._expanded = path, stored, 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes of records.
+
+        Raises:
+            OversizedSourceError: they are more than the file may come to.
+        """
+        self._expanded += num_bytes
+        if self._expanded > FREE_BYTES + HIGHEST_EXPANSION * self._stored:
+            raise OversizedSourceError(
+                f"{self._path} has {self._stored:,} bytes and comes to more than {self._expanded:,}; a file may come "
+                f"to {HIGHEST_EXPANSION} times its size. If it is meant, store it uncompressed"
+            )
+
+
+def _lines(lines: IO[bytes], *, within: str, taken: Callable[[int], None] = lambda _: None) -> Iterator[Raw]:
+    index = 0
+    while line := lines.readline(LONGEST_LINE_BYTES + 1):
+        place = f"{within}line {index + 1}"
+        index += 1
+        taken(len(line))
+        if len(line) > LONGEST_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = lines.readline(LONGEST_LINE_BYTES)
+                taken(len(line))
+            yield Raw(place=place, record=None, reason="malformed", found=f"a line over {LONGEST_LINE_BYTES:,} bytes")
+        elif line.strip():
+            yield _parsed(place, line)
 
 
 def _opened(path: str) -> AbstractContextManager[IO[bytes]]:
-    """A file, local or any fsspec address, as bytes."""
+    """A file as bytes."""
     return cast("AbstractContextManager[IO[bytes]]", fsspec.open(path, "rb"))
 
 
@@ -115,7 +153,13 @@ def _parsed(place: str, line: bytes) -> Raw:
 
 def _json_document(reads: JsonLines) -> Iterator[Raw]:
     with _opened(reads.path) as opened:
-        document = json.load(opened)
+        content = opened.read(LARGEST_DOCUMENT_BYTES + 1)
+    if len(content) > LARGEST_DOCUMENT_BYTES:
+        raise OversizedSourceError(
+            f"{reads.path} is one JSON document of more than {LARGEST_DOCUMENT_BYTES:,} bytes, which is parsed whole; "
+            "store its records as lines"
+        )
+    document = json.loads(content)
     for index, record in enumerate(document[reads.records_at]):
         place = f"{reads.records_at} {index}"
         if isinstance(record, dict):
@@ -125,11 +169,22 @@ def _json_document(reads: JsonLines) -> Iterator[Raw]:
 
 
 def _parquet(reads: Parquet) -> Iterator[Raw]:
-    index = 0
+    index, (files, names) = 0, files_at(reads.path)
+    size = _Size(reads.path, sum(int(files.size(name)) for name in names))
     for batch in pl.scan_parquet(reads.path).collect_batches():
         for record in batch.iter_rows(named=True):
+            size.add(_num_bytes(record))
             yield Raw(place=f"row {index}", record=record)
             index += 1
+
+
+def _num_bytes(value: object) -> int:
+    """About what a value takes as JSON; texts count as their characters."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(8 + _num_bytes(part) for part in value.values())
+    return sum(map(_num_bytes, value)) if isinstance(value, list) else 8
 
 
 # -------------------------------------------------------------------------------------------------- mapping of columns

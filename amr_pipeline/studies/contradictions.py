@@ -5,6 +5,7 @@
 Belongs here: relations between rows, and ranges of their numbers. Does not belong here: the row types (`study`).
 """
 
+import re
 from collections.abc import Iterator
 from math import floor
 from statistics import NormalDist
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         CategoryRule,
         ConversationVerifier,
         Distiller,
+        Reads,
         SecondOpinion,
         SelectionRecipe,
         Study,
@@ -49,6 +51,7 @@ def contradictions_of(study: "Study") -> Iterator[str]:
         yield from _about_names(kind, found)
     if study.num_shards not in NUMBERS_OF_SHARDS:
         yield f"num_shards is {study.num_shards}; wanted a power of two from 1 to 64"
+    yield from _about_addresses(study)
     for source in study.sources:
         if source.category is None and source.columns.category is None:
             yield f"source {source.name!r} has neither category= nor a column that names one"
@@ -76,6 +79,30 @@ def _about_names(kind: str, names: tuple[str, ...]) -> Iterator[str]:
         # Names become folder names and Dagster partition keys; "|" separates the two dimensions of a partition.
         if not (name and all(letter.isascii() and (letter.isalnum() or letter in "_-.") for letter in name)):
             yield f"{kind} {name!r} may hold only letters, digits, '_', '-' and '.'"
+
+
+def _about_addresses(study: "Study") -> Iterator[str]:
+    for kind, rows in (("source", study.sources), ("benchmark", study.benchmarks), ("distiller", study.distillers)):
+        for row in rows:
+            yield from _about_reads(f"{kind} {row.name!r}", row.reads)
+
+
+def _about_reads(where: str, reads: "Reads | None") -> Iterator[str]:
+    """Nothing is fetched from an address that a row could point into a private network."""
+    path = getattr(reads, "path", None)
+    if path is not None and not is_readable_address(path):
+        yield (
+            f"{where} reads {path!r}; wanted a local path or an s3:// address (download other files and name the copy)"
+        )
+    repository = getattr(reads, "repository", None)
+    if repository is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
+        yield f"{where} reads the hub data set {repository!r}; wanted OWNER/NAME"
+
+
+def is_readable_address(path: str) -> bool:
+    """Whether it is a local path or `s3://`; chains of file systems (`a::b`) and every other scheme are not."""
+    scheme, separator, _ = path.partition("://")
+    return "::" not in path and (not separator or scheme in ("file", "s3"))
 
 
 def _about_benchmark(row: "Benchmark") -> Iterator[str]:

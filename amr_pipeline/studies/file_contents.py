@@ -29,6 +29,19 @@ def content_digest(path: str) -> str:
     Raises:
         FileNotFoundError: nothing is there.
     """
+    files, names = files_at(path)
+    if isinstance(files, LocalFileSystem):
+        return f"sha256:{fingerprint([_local_sha256(name, _state(name)) for name in sorted(names)])}"
+    found = [files.info(name) for name in sorted(names)]
+    return f"etag:{fingerprint([str(info.get('ETag') or info.get('etag') or sorted(info.items())) for info in found])}"
+
+
+def files_at(path: str) -> tuple[fsspec.AbstractFileSystem, list[str]]:
+    """(file system, files) at a local path, address, folder or glob.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
     files, place = fsspec.core.url_to_fs(path)
     if any(sign in place for sign in "*?["):
         names = files.glob(place)
@@ -36,10 +49,7 @@ def content_digest(path: str) -> str:
         names = files.find(place) if files.info(place)["type"] == "directory" else [place]
     if not names:
         raise FileNotFoundError(f"there is no file at {path}")
-    if isinstance(files, LocalFileSystem):
-        return f"sha256:{fingerprint([_local_sha256(name, _state(name)) for name in sorted(names)])}"
-    found = [files.info(name) for name in sorted(names)]
-    return f"etag:{fingerprint([str(info.get('ETag') or info.get('etag') or sorted(info.items())) for info in found])}"
+    return files, [str(name) for name in names]
 
 
 def _state(name: str) -> tuple[int, int, int]:

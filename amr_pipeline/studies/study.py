@@ -28,7 +28,7 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JsonLines:
-    """JSON-lines files, local or any fsspec address (a glob is allowed).
+    """JSON-lines files, local or `s3://` (a glob is allowed).
 
     Attributes:
         records_at: the name of the list inside one JSON document, where the file is that instead.
@@ -42,7 +42,7 @@ class JsonLines:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parquet:
-    """Parquet files, local or any fsspec address (a glob is allowed); `digest` as in `JsonLines`."""
+    """Parquet files, local or `s3://` (a glob is allowed); `digest` as in `JsonLines`."""
 
     path: str
     digest: str | None = None

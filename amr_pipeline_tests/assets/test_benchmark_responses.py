@@ -32,6 +32,7 @@ from amr_pipeline.studies.study import (
     TrainingRecipe,
 )
 from amr_pipeline.verdicts.verifier import JudgeReply, JudgeRequest
+from amr_pipeline_tests.trained_on import SUBSET
 
 RECIPE = SWEEP[0]
 NUM_PROBLEMS, NUM_SAMPLES = 5, 4
@@ -98,7 +99,7 @@ def _write(platform: Platform, table: tables.Table, partition: str, columns: dic
 
 
 def _checkpoint(platform: Platform, digest: str) -> None:
-    run = platform.tracking(STUDY.name).record_training(RECIPE, identity=digest, tags={}, curve=[])
+    run = platform.tracking(STUDY.name).record_training(RECIPE, identity=digest, subset=SUBSET, tags={}, curve=[])
     row = {"training_recipe": [RECIPE.name], "path": "training/x", "digest": digest, "mlflow_run_id": run}
     row |= {"subset_version": 1, "subset_digest": "s", "first_loss": 1.0}
     row |= dict.fromkeys(("num_examples", "num_dropped", "num_steps", "trained_tokens"), 1)

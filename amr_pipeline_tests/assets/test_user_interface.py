@@ -16,6 +16,7 @@ from amr_pipeline.engines.mlflow_runs import MlflowRuns
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import STUDY, SWEEP
 from amr_pipeline_tests.served import browser_page, dagster_pages, mlflow_pages, needs_chromium, switch_on
+from amr_pipeline_tests.trained_on import SUBSET
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 
@@ -82,7 +83,7 @@ def test_the_comparison_of_a_sweep_shows_every_rate_beside_its_score(page: Page,
     ids = []
     for place, recipe in enumerate(SWEEP):
         curve = [{"step": step, "loss": 3.0 / step, "learning_rate": recipe.learning_rate} for step in (1, 2, 3)]
-        ids.append(runs.record_training(recipe, identity="1", tags={}, curve=curve))
+        ids.append(runs.record_training(recipe, identity="1", subset=SUBSET, tags={}, curve=curve))
         runs.record_scores(ids[-1], {"held_out_pass_at_1": 0.125 * place})
     with mlflow_pages(tmp_path / "mlflow.db") as served:
         page.set_viewport_size({"width": 2600, "height": 1600})  # columns out of sight are not drawn

@@ -6,7 +6,9 @@ import polars as pl
 import pytest
 
 from amr_pipeline.categories import Category
+from amr_pipeline.sources import records
 from amr_pipeline.sources.records import (
+    OversizedSourceError,
     UnreadableRowError,
     first_group,
     messages_of,
@@ -70,6 +72,43 @@ def test_layouts_read_the_same(tmp_path: Path):
     ]  # fmt: skip
     for one in reads:
         assert read_queries(source(one))[0]["reference"].to_list() == ["1", "2"]
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "FREE_BYTES", 2**20)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("content", [b'{"question": "x?"}\n' * 2**20, b"\n" * 2**24, b" " * 2**24])
+def test_a_compressed_file_that_comes_to_far_more_than_its_size_is_refused(tmp_path: Path, content: bytes):
+    with gzip.open(tmp_path / "q.jsonl.gz", "wb") as file:
+        file.write(content)
+    size = (tmp_path / "q.jsonl.gz").stat().st_size
+    with pytest.raises(
+        OversizedSourceError, match=rf"has {size:,} bytes and comes to more than .* store it uncompressed"
+    ):
+        read_queries(source(JsonLines(path=str(tmp_path / "q.jsonl.gz"))))
+    (tmp_path / "q.jsonl").write_bytes(content[: 2**20])
+    read_queries(source(JsonLines(path=str(tmp_path / "q.jsonl"))))
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_column_of_one_long_text_many_times_over_is_refused(tmp_path: Path):
+    pl.DataFrame({"question": ["long " * 2_000] * 10_000}).write_parquet(tmp_path / "q.parquet")
+    with pytest.raises(OversizedSourceError, match="comes to more than"):
+        read_queries(source(Parquet(path=str(tmp_path / "q.parquet"))))
+
+
+def test_a_document_too_large_to_parse_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, text = tmp_path / "q.json", json.dumps({"samples": [{"question": "x?", "answer": "1"}] * 4})
+    path.write_text(text)
+    reads = JsonLines(path=str(path), records_at="samples")
+    monkeypatch.setattr(records, "LARGEST_DOCUMENT_BYTES", len(text))
+    assert read_queries(source(reads))[0].height == 4
+    monkeypatch.setattr(records, "LARGEST_DOCUMENT_BYTES", len(text) - 1)
+    with pytest.raises(OversizedSourceError, match="store its records as lines"):
+        read_queries(source(reads))
 
 
 def test_columns_descend_match_and_combine():

@@ -8,8 +8,11 @@ from amr_pipeline.categories import Category
 from amr_pipeline.studies.study import (
     AdaptivePasses,
     ConversationVerifier,
+    HubDataset,
+    JsonLines,
     JudgeModel,
     MathVerifier,
+    Parquet,
     QueryColumns,
     ScienceVerifier,
     Scorer,
@@ -42,6 +45,25 @@ CONTRADICTIONS = [
     ({"sources": (SOURCE, SOURCE)}, "source 'numbers' occurs 2 times"),
     ({"distillers": (replace(WEAK, name="a|b"), STRONG)}, "may hold only letters"),
     ({"selection_recipes": (replace(RECIPE, name="all"),)}, "selection recipe 'all'"),
+    *(
+        ({"sources": (replace(SOURCE, reads=JsonLines(path=path)),)}, f"source 'numbers' reads {path!r}")
+        for path in (
+            "http://169.254.169.254/latest/meta-data",
+            "https://example.com/q.jsonl",
+            "simplecache::s3://bucket/q.jsonl",
+            "zip://q.jsonl::http://localhost/q.zip",
+            "ftp://h/q",
+        )
+    ),
+    (
+        {"benchmarks": (replace(BENCHMARK, reads=Parquet(path="gopher://h/q")),)},
+        "benchmark 'exam' reads 'gopher://h/q'",
+    ),
+    (
+        {"distillers": (replace(WEAK, reads=JsonLines(path="http://h/r.jsonl")), STRONG)},
+        "distiller 'weak' reads 'http://h/r.jsonl'",
+    ),
+    ({"sources": (replace(SOURCE, reads=HubDataset(repository="../x", revision=None)),)}, "wanted OWNER/NAME"),
     ({"distillers": (replace(WEAK, name=""), STRONG)}, "may hold only letters"),
     ({"distillers": (replace(WEAK, name="joint"), STRONG)}, "distiller 'joint' has the name of the row over all"),
     ({"verifiers": (MathVerifier(), MathVerifier())}, "verifier of category 'math' occurs 2 times"),
