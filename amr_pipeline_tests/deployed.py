@@ -4,6 +4,7 @@ Belongs here: putting the servers together as the compose file does, and what th
 starting a server (`servers`), what must hold.
 """
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
+import s3fs
 
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.loading import load_study
@@ -91,6 +94,20 @@ class Deployed:
             found = json.loads(answer.read())
         assert "errors" not in found, found
         return found["data"]
+
+    def recorded(self) -> Iterator[tuple[str, bytes]]:
+        """(where, what) of all that it wrote: logs, homes, both databases, every object; tables as their values."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and not path.is_relative_to(self.folder / "objects"):
+                yield str(path), path.read_bytes()
+        for database in ("dagster", "mlflow"):
+            yield f"database {database}", self.database.dump(database)
+        files = s3fs.S3FileSystem(**self.objects.options, use_listings_cache=False, skip_instance_cache=True)
+        for name in files.find(self.objects.bucket):
+            content = files.cat_file(name)
+            yield name, content
+            if name.endswith(".parquet"):
+                yield f"values of {name}", pl.read_parquet(io.BytesIO(content)).write_json().encode()
 
     def change(self, before: str, after: str) -> None:
         """Edit the study file, as its author would."""

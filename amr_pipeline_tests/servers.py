@@ -178,6 +178,13 @@ class Postgres:
         """How SQLAlchemy reaches a database."""
         return f"postgresql+psycopg2://{self.user}:{self.password}@{self.host}:5432/{database}"
 
+    def dump(self, database: str) -> bytes:
+        """Everything in a database, as text."""
+        assert POSTGRES is not None, "it runs"
+        command = [str(POSTGRES.with_name("pg_dump")), "-h", self.host, "-U", self.user, database]
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PGPASSWORD": self.password}
+        return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE).stdout
+
 
 @contextmanager
 def postgres(log: Path, databases: Sequence[str]) -> Iterator[Postgres]:

@@ -5,6 +5,7 @@ exactly. Three faults in CI, all of them with AMR_SOAK; AMR_OBSERVATIONS names a
 """
 
 import os
+import secrets
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.resources import deployment_from_environment
 from amr_pipeline.assets.response_ledger import RESPONSES_PER_PART
 from amr_pipeline.assets.session import Session
+from amr_pipeline.assets.variables import key_variable
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline_tests.assets import imported_world
 from amr_pipeline_tests.deployed import Deployed, deployed, environment_of
@@ -32,6 +34,9 @@ NUM_QUESTIONS, NUM_PASSES, IN_FLIGHT = 100, 4, 4
 NUM_RESPONSES = NUM_QUESTIONS * NUM_PASSES
 SECONDS_PER_RESPONSE = 0.15
 """A partition takes a quarter of a minute, so that a fault comes in its middle."""
+
+CANARY = "canary-" + secrets.token_hex(16)
+"""The key of every distiller's server."""
 
 STRIKE_AT = NUM_RESPONSES * 2 // 5
 
@@ -112,7 +117,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     questions.ask(*(f"Who is number {number}?" for number in range(NUM_QUESTIONS)))
     with serving(slowly) as far:
         addresses = ",".join(f"{name}={far.address}" for name in (*FAULTS, *TWICE))
-        variables = {"AMR_HTTP_ENGINES": addresses, "AMR_HTTP_IN_FLIGHT": str(IN_FLIGHT)}
+        keys = {key_variable(name): CANARY for name in (*FAULTS, *TWICE)}
+        variables = {"AMR_HTTP_ENGINES": addresses, "AMR_HTTP_IN_FLIGHT": str(IN_FLIGHT), **keys}
         with deployed(folder, study_text(), variables, has_proxy=True) as platform:
             with (
                 environment_of(platform.environment),
@@ -264,3 +270,19 @@ def test_of_two_operators_side_by_side_one_wins_and_the_other_is_told(world: Tro
     assert "side_by_side|00: version" in said, said[-3000:]
     assert "committed by another writer" in said
     whole(world, "side_by_side")
+
+
+# ------------------------------------------------------------------------------------------------------------ secrets
+
+
+def test_no_secret_is_in_anything_that_was_recorded(world: Troubled):
+    """After failures with their tracebacks: not in logs, events, runs, tables, reports or commit records."""
+    platform = world.platform
+    assert all(one.headers["Authorization"] == f"Bearer {CANARY}" for one in world.far.asked), "it was used"
+    hidden = {"the servers' key": CANARY, "S3's": platform.objects.secret, "PostgreSQL's": platform.database.password}
+    looked_at, found = 0, []
+    for where, content in platform.recorded():
+        looked_at += 1
+        found += [f"{name} in {where}" for name, secret in hidden.items() if secret.encode() in content]
+    assert looked_at > 100
+    assert found == []
