@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test dev lint lock clean install install-test system-demo system-test instance
+.PHONY: help demo test dev lint audit lock clean install install-test system-demo system-test instance
 
 ifndef PYTHON
 PYTHON := $(shell for name in python3.11 python3.12 python3; do \
@@ -40,7 +40,8 @@ help:
 	echo "make demo   the whole micro study on this machine, then its tables"
 	echo "make test   lint and every test"
 	echo "make dev    Dagster and MLflow on loopback; Ctrl-C stops both"
-	echo "make lint   ruff, pyright, import contracts"
+	echo "make lint   ruff, pyright, import contracts, advisories"
+	echo "make audit  bill of materials, and published advisories for what is installed"
 	echo "make lock   re-make locks/ from pyproject.toml (UPGRADE=name lets one package move)"
 	echo "make clean  remove .venv, caches and .amr"
 
@@ -55,6 +56,11 @@ lint: install-test
 	$(RUN)/ruff format --check .
 	$(RUN)/pyright
 	$(RUN)/lint-imports
+	$(RUN)/python locks/audit.py
+
+# What is installed, as a bill of materials, and its published advisories; fails where there is one.
+audit: install-test
+	$(RUN)/python locks/audit.py --strict
 
 # Each server gets a process group of its own, so that both and all their children can be ended, whichever way this
 # target is stopped; a plain background process would ignore Ctrl-C.
