@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help demo test dev lint audit lock clean install install-test system-demo system-test instance
+.PHONY: help demo test dev lint audit pictures lock clean install install-test system-demo system-test instance
 
 ifndef PYTHON
 PYTHON := $(shell for name in python3.11 python3.12 python3; do \
@@ -42,6 +42,7 @@ help:
 	echo "make dev    Dagster and MLflow on loopback; Ctrl-C stops both"
 	echo "make lint   ruff, pyright, import contracts, advisories"
 	echo "make audit  bill of materials, and published advisories for what is installed"
+	echo "make pictures  the pictures of the guides, taken anew"
 	echo "make lock   re-make locks/ from pyproject.toml (UPGRADE=name lets one package move)"
 	echo "make clean  remove .venv, caches and .amr"
 
@@ -57,6 +58,10 @@ lint: install-test
 	$(RUN)/pyright
 	$(RUN)/lint-imports
 	$(RUN)/python locks/audit.py
+
+# What a browser sees of a deployment, into the guides: docs/pictures.
+pictures: install-test system-test
+	AMR_SCREENSHOTS="$(CURDIR)/docs/pictures" $(RUN)/python -m pytest amr_pipeline_tests/test_deployed_graph.py
 
 # What is installed, as a bill of materials, and its published advisories; fails where there is one.
 audit: install-test

@@ -11,17 +11,13 @@ import argparse
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PROGRAMS = Path(sys.executable).parent
 BILL = PROGRAMS.parent / "sbom.cdx.json"
-ADVISORIES = f"https://pypi.org/pypi/pip/{version('pip')}/json"
-"""An address of those that pip-audit asks; some mirrors of the index lack them."""
-
-SECONDS = 10.0
 
 
 def write_bill(path: Path) -> int:
@@ -31,22 +27,30 @@ def write_bill(path: Path) -> int:
     return len(json.loads(path.read_text())["components"])
 
 
-def why_not(address: str) -> str | None:
-    """Why the index cannot be asked for advisories, None where it can."""
-    try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as answer:  # noqa: S310  (https, written above)
-            return None if "vulnerabilities" in json.loads(answer.read()) else "it publishes none"
-    except (OSError, ValueError) as error:
-        return str(error)
+def audited(*what: str) -> list[dict[str, Any]]:
+    """A row per package, as pip-audit says it: name, version, and `vulns` where the index knows the package.
+
+    Raises:
+        RuntimeError: it could not ask.
+    """
+    command = [str(PROGRAMS / "pip-audit"), "--progress-spinner=off", "--format=json", *what]
+    found = subprocess.run(command, check=False, capture_output=True, text=True)
+    if found.returncode not in (0, 1) or not found.stdout:
+        raise RuntimeError((found.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1])
+    return json.loads(found.stdout)["dependencies"]
+
+
+def knows_advisories() -> bool:
+    """Whether the index answers for one package; some mirrors do not, and asking for all takes a while."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(f"pip=={version('pip')}\n")
+        file.flush()
+        return "vulns" in audited("--requirement", file.name, "--no-deps", "--disable-pip")[0]
 
 
 def advisories() -> tuple[int, list[str]]:
     """(packages that the index knows, a line per advisory: package, version, its id, and where it is mended)."""
-    command = [str(PROGRAMS / "pip-audit"), "--local", "--skip-editable", "--progress-spinner=off", "--format=json"]
-    found = subprocess.run(command, check=False, capture_output=True, text=True)
-    if found.returncode not in (0, 1) or not found.stdout:
-        raise RuntimeError(f"pip-audit failed: {found.stderr[-2000:]}")
-    rows = json.loads(found.stdout)["dependencies"]
+    rows = audited("--local", "--skip-editable")
     lines = [
         f"{row['name']} {row['version']}: {one['id']}, mended in {', '.join(one['fix_versions']) or 'no version yet'}"
         for row in rows
@@ -61,8 +65,13 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="fail where an advisory is found")
     arguments = parser.parse_args()
     print(f"{write_bill(BILL)} components in {BILL}")
-    if reason := why_not(ADVISORIES):
-        print(f"not audited: the package index was asked for advisories, {reason}")
+    try:
+        is_known = knows_advisories()
+    except RuntimeError as error:
+        print(f"not audited: the package index could not be asked for advisories: {error}")
+        return
+    if not is_known:
+        print("not audited: the package index here publishes no advisories")
         return
     num_known, found = advisories()
     print("\n".join([*found, f"{len(found)} advisories for {num_known} packages"]))

@@ -144,7 +144,7 @@ def imported_responses(row: Distiller, requests: Iterable[GenerationRequest]) ->
                 response_id=request.response_id,
                 text=text,
                 finish_reason=finish_reason,
-                prompt_tokens=0,
+                prompt_tokens=None,
                 response_tokens=len(text.split()),
                 engine=ENGINE,
             )

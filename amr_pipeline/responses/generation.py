@@ -26,6 +26,7 @@ class GeneratedResponse:
 
     Attributes:
         finish_reason: stop, length, looping or error (`error`: the engine refused this prompt; text says why).
+        prompt_tokens: None: not known, the response was imported.
         engine: name and version, as `vllm 0.29.0`.
         lost_prompt_tokens, lost_response_tokens: what attempts at a server that brought no answer may have cost.
     """
@@ -33,7 +34,7 @@ class GeneratedResponse:
     response_id: str
     text: str
     finish_reason: str
-    prompt_tokens: int
+    prompt_tokens: int | None
     response_tokens: int
     engine: str
     lost_prompt_tokens: int = 0

@@ -38,6 +38,7 @@ def test_responses_join_by_text_and_pass_not_by_position(tmp_path: Path):
         )
     )
     assert [one.text for one in found] == ["a1", "b0", "a0"]
+    assert {one.prompt_tokens for one in found} == {None}, "nobody counted them"
     stored = stored_responses(row)
     assert stored.num_responses == 4
     assert stored.leftovers == {"no question": 1, "no response text": 1, "malformed": 1}
