@@ -1,4 +1,4 @@
-"""Servers and a browser for tests that look at pages: Dagster with its daemon, MLflow, Chromium.
+"""A server and a browser for tests that look at pages: Dagster with its daemon, Chromium.
 
 Belongs here: starting each on a free loopback port and ending exactly what was started. Does not belong here: what a
 page should show.
@@ -70,17 +70,6 @@ def dagster_pages(home: Path, variables: Mapping[str, str]) -> Iterator[str]:
     port = _free_port()
     command = [str(PROGRAMS / "dagster"), "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(REPOSITORY / "workspace.yaml")]  # fmt: skip
     with _running(command, environment, f"http://127.0.0.1:{port}", "/server_info") as address:
-        yield address
-
-
-@contextmanager
-def mlflow_pages(database: Path) -> Iterator[str]:
-    """Address of an MLflow server on a database that exists."""
-    port = _free_port()
-    command = [str(PROGRAMS / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", f"sqlite:///{database}", "--default-artifact-root", str(database.parent)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
-    with _running([*command, *store], environment, f"http://127.0.0.1:{port}", "/health") as address:
         yield address
 
 

@@ -1,24 +1,22 @@
-"""The whole story in real engines, on a few queries: killed, finished, run again, extended, re-graded.
+"""The whole story in real engines, on a few queries: killed, finished, run again.
 
-First from the command line, then by clicking in Dagster's pages with its daemon awake.
+How it goes on (a distiller added, a verifier changed) is told by `test_guides` on the command line and by
+`test_deployed_graph` in Dagster's pages.
 """
 
 import os
 import random
 import re
-import time
 from collections.abc import Callable
 
-import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from amr_pipeline.assets.lineage import DEPENDENCES, verifier_fingerprints
-from amr_pipeline.assets.partitions import response_partition, stored_partitions
+from amr_pipeline.assets.lineage import DEPENDENCES
+from amr_pipeline.assets.partitions import stored_partitions
 from amr_pipeline.evaluation import benchmark_summary
 from amr_pipeline.responses.expected import expected_responses
 from amr_pipeline.tables import TABLES
-from amr_pipeline_tests.served import browser_page, dagster_pages, needs_chromium, switch_on
 from amr_pipeline_tests.told import IN_FLIGHT, NUM_PROBLEMS, NUM_SAMPLES, Story
 
 STORED = [*DEPENDENCES, "dropped_queries"]
@@ -154,90 +152,3 @@ def test_every_number_leads_back_to_its_inputs(story: Story):
     assert scores.height == NUM_PROBLEMS * NUM_SAMPLES * len(study.training_recipes)
     assert set(scores["response_id"]) == set(answers["response_id"])
     assert set(answers["digest"]) == set(story.rows("checkpoints")["digest"])
-
-
-def test_an_added_distiller_generates_exactly_its_own_and_moves_difficulty_and_subsets(story: Story):
-    before, written = story.digests("responses"), story.written
-    answers, trained = story.digests("benchmark_responses"), story.digests("checkpoints")
-    difficulty, joint = story.digests("difficulty"), joint_passes(story)
-    stage_1, stage_2 = (story.store.read("subsets", name) for name in ("stage1", "stage2"))
-    assert set(stage_1["distiller"]) == {"weak", "strong"}
-    story.change('["weak", "strong"]', '["weak", "strong", "middle"]')
-    story.run("backfill", "middle")
-    after = story.digests("responses")
-    assert {key: after[key] for key in before} == before
-    assert story.written - written == 4 * story.rows("queries").height
-    assert (story.digests("benchmark_responses"), story.digests("checkpoints")) == (answers, trained)
-    assert set(story.digests("difficulty").values()).isdisjoint(difficulty.values())
-    now = joint_passes(story)
-    assert {query: now[query] - passes for query, passes in joint.items()} == dict.fromkeys(joint, 4)
-    chosen = story.store.read("subsets", "stage1")
-    assert set(chosen["distiller"]) == {"weak", "strong", "middle"}
-    assert_frame_equal(chosen.filter(pl.col("distiller") != "middle"), stage_1, check_row_order=False)
-    assert_frame_equal(story.store.read("subsets", "stage2"), stage_2, check_row_order=False)
-
-
-def joint_passes(story: Story) -> dict[str, int]:
-    """Passes behind each query's joint difficulty, undecided ones too."""
-    joint = story.rows("difficulty").filter(pl.col("distiller") == "joint")
-    return dict(joint.select("query_id", pl.col("num_responses") + pl.col("num_undecided")).iter_rows())
-
-
-def test_a_changed_verifier_re_grades_its_category_and_generates_nothing(story: Story):
-    responses, written = story.digests("responses"), story.written
-    keys = stored_partitions(story.study, "verdicts")
-    before = story.store.read("verdicts", keys)
-    story.change("NUM_TESTS = 10", "NUM_TESTS = 1")
-    story.run("regrade")
-    after = story.store.read("verdicts", keys)
-    fresh = after.join(before, on=["response_id", "verifier_fingerprint"], how="anti")
-    assert set(fresh["category"]) == {"code"}
-    assert set(fresh["verifier_fingerprint"]) == {verifier_fingerprints(story.study)["code"]}
-    assert fresh.height == before.filter(before["category"] == "code").height
-    assert after.height == before.height + fresh.height, "old verdicts stay readable"
-    assert story.digests("responses") == responses
-    assert story.written == written
-
-
-def wait_until(reached: Callable[[], bool], seconds: float = 420.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "not reached in time"
-        time.sleep(2)
-
-
-@needs_chromium
-@pytest.mark.browser
-def test_in_the_browser_the_schedule_re_grades_and_an_added_distiller_is_filled_in(story: Story):
-    story.change("NUM_TESTS = 1", "NUM_TESTS = 3")
-    story.change('"strong", "middle"]', '"strong", "middle", "careful"]')
-    study, store = story.study, story.store
-    responses = {key: digest for key, digest in story.digests("responses").items() if digest}
-    num_queries = store.read("queries", list(study.shards)).height
-    wanted = verifier_fingerprints(study)["code"]
-
-    def judged_anew(distiller: str) -> bool:
-        keys = [response_partition(distiller, shard) for shard in study.shards]
-        return all(
-            wanted in set(store.read("verdicts", [key], missing="empty")["verifier_fingerprint"]) for key in keys
-        )
-
-    variables = {"AMR_STUDY": str(story.file), "AMR_REGRADE_CRON": "* * * * *"}
-    with dagster_pages(story.home, variables) as address, browser_page() as page:
-        page.goto(f"{address}/automation")
-        switch_on(page, "regrade")
-        wait_until(lambda: all(map(judged_anew, ("weak", "strong", "middle"))))
-        assert {key: digest for key, digest in story.digests("responses").items() if digest} == responses
-
-        page.goto(f"{address}/assets/responses")
-        page.get_by_role("button", name="Materialize").first.click()
-        page.get_by_text("Select a partition").first.click()
-        page.get_by_text("careful", exact=True).first.click()
-        page.keyboard.press("Escape")
-        page.get_by_role("button", name="All", exact=True).nth(1).click()
-        page.get_by_role("button", name="Launch backfill").click()
-        wait_until(lambda: judged_anew("careful"))
-    written = store.read("responses", [response_partition("careful", shard) for shard in study.shards])
-    assert written.height == 4 * num_queries
-    assert set(written["engine"]) == {"vllm 0.29.0"}
-    assert {key: digest for key, digest in story.digests("responses").items() if key in responses} == responses

@@ -38,11 +38,8 @@ filled keeps what is not a part yet. Finished text only: half a response is lost
 STUDY = f"""
 from dataclasses import replace
 from amr_pipeline.studies.micro import ANNEALING, STAGE_1, STAGE_2, STUDY as MICRO, SWEEP
-from amr_pipeline.studies.study import CodeVerifier
 
 DISTILLERS = ["weak", "strong"]
-NUM_TESTS = 10
-CAREFUL = replace(MICRO.distillers[0], name="careful", sampling=replace(MICRO.distillers[0].sampling, temperature=0.3))
 STUDY = replace(
     MICRO,
     name="story",
@@ -51,8 +48,7 @@ STUDY = replace(
     benchmarks=tuple(
         replace(row, reads=replace(row.reads, num_rows={NUM_PROBLEMS}), num_samples={NUM_SAMPLES}) for row in MICRO.benchmarks
     ),
-    distillers=tuple(row for row in (*MICRO.distillers, CAREFUL) if row.name in DISTILLERS),
-    verifiers=tuple(CodeVerifier(num_tests=NUM_TESTS) if row.name == "code_tests" else row for row in MICRO.verifiers),
+    distillers=tuple(row for row in MICRO.distillers if row.name in DISTILLERS),
     selection_recipes=(replace(STAGE_1, distillers=tuple(DISTILLERS)), STAGE_2),
     training_recipes=(replace(SWEEP[2], epochs=1), replace(SWEEP[3], epochs=1), replace(ANNEALING, epochs=1)),
 )
@@ -162,12 +158,6 @@ class Story:
             time.sleep(0.05)
         kill_tree(process)
         self.kills.append(Kill(written=self.written, committed=self.committed))
-
-    def change(self, before: str, after: str) -> None:
-        """Edit the study file, as its author would."""
-        text = self.file.read_text()
-        assert before in text
-        self.file.write_text(text.replace(before, after))
 
     def rows(self, table: str) -> pl.DataFrame:
         """A whole table, in the order of its key."""

@@ -1,22 +1,18 @@
-"""Dagster's and MLflow's pages in a real browser: what a person clicks and looks at."""
+"""Dagster's pages in a real browser: what a person clicks and looks at."""
 
-import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.resources import deployment_from_environment
-from amr_pipeline.engines.mlflow_runs import MlflowRuns
 from amr_pipeline.engines.tables_on_disk import TableStore
-from amr_pipeline.studies.micro import STUDY, SWEEP
-from amr_pipeline_tests.served import browser_page, dagster_pages, mlflow_pages, needs_chromium, switch_on
-from amr_pipeline_tests.trained_on import SUBSET
+from amr_pipeline.studies.micro import STUDY
+from amr_pipeline_tests.served import browser_page, dagster_pages, needs_chromium, switch_on
 
 pytestmark = [pytest.mark.browser, needs_chromium]
 
@@ -76,21 +72,3 @@ def test_the_graph_shows_every_asset(page: Page, address: str):
 def test_the_schedule_that_re_grades_is_switched_on_by_clicking(page: Page, address: str):
     page.goto(f"{address}/automation")
     switch_on(page, "regrade")
-
-
-def test_the_comparison_of_a_sweep_shows_every_rate_beside_its_score(page: Page, tmp_path: Path):
-    runs = MlflowRuns(f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=tmp_path / "artifacts", study="micro")
-    ids = []
-    for place, recipe in enumerate(SWEEP):
-        curve = [{"step": step, "loss": 3.0 / step, "learning_rate": recipe.learning_rate} for step in (1, 2, 3)]
-        ids.append(runs.record_training(recipe, identity="1", subset=SUBSET, tags={}, curve=curve))
-        runs.record_scores(ids[-1], {"held_out_pass_at_1": 0.125 * place})
-    with mlflow_pages(tmp_path / "mlflow.db") as served:
-        page.set_viewport_size({"width": 2600, "height": 1600})  # columns out of sight are not drawn
-        named = f"runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(['1']))}"
-        page.goto(f"{served}/#/compare-runs?{named}")
-        expect(page.get_by_text("held_out_pass_at_1").first).to_be_visible()
-        for place, recipe in enumerate(SWEEP):
-            expect(page.get_by_text(recipe.name).first).to_be_visible()
-            expect(page.get_by_text(str(recipe.learning_rate), exact=True).first).to_be_visible()
-            expect(page.get_by_text(str(0.125 * place), exact=True).first).to_be_visible()

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import threading
 import time
@@ -108,7 +109,8 @@ def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: P
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("zero_stage", [0, 2])
+@pytest.mark.soak
+@pytest.mark.parametrize("zero_stage", [0, 2] if os.environ.get("AMR_SOAK") else [2])
 def test_a_failed_job_keeps_no_other_waiting_and_goes_on_with_another_number_of_workers(
     tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, zero_stage: int
 ):
