@@ -49,8 +49,9 @@ help:
 demo: install system-demo instance
 	$(RUN)/amr demo
 
+# Two files of tests at a time: most of a test's time is waiting for servers to start and for clocks.
 test: install-test system-test lint
-	$(RUN)/python -m pytest $(ARGS)
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install-test
 	$(RUN)/ruff check .

@@ -41,6 +41,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that two workers end together; within a file nothing moves."""
+    order = list(dict.fromkeys(item.path for item in items))
+    weight = dict.fromkeys(order, 0)
+    for item in items:
+        for place, mark in enumerate(("soak", "engines", "browser")):
+            if item.get_closest_marker(mark):
+                weight[item.path] = max(weight[item.path], 3 - place)
+    items.sort(key=lambda item: (-weight[item.path], order.index(item.path)))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real input: $AMR_REAL_DATA, else `shared/data` beside the checkout; skips where there is none."""
