@@ -70,7 +70,7 @@ POOLS = ("http", "engines", "sandbox")
 TWICE = ("in_turn", "side_by_side")
 """Distillers whose partition two operators materialize at once."""
 
-IN_CI = ("code_server_and_run", "postgres_restarts", "s3_loses_replies")
+IN_CI = ("run_worker", "postgres_restarts", "s3_loses_replies")
 
 
 # --------------------------------------------------------------------------------------------------------- the world
