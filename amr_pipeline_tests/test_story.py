@@ -42,7 +42,7 @@ def instants(told: Story) -> list[Callable[[float], bool]]:
         return any(told.store.latest_any("benchmark_responses", key) for key in keys)
 
     if not os.environ.get("AMR_SOAK"):
-        return [seconds(), responses(50, 600), benchmark_part]
+        return [responses(50, 600), benchmark_part]
     amid = [responses(lowest, lowest + 150) for lowest in (10, 200, 400, 600)]
     return [
         *amid,
