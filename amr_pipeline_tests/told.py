@@ -50,7 +50,7 @@ STUDY = replace(
     ),
     distillers=tuple(row for row in MICRO.distillers if row.name in DISTILLERS),
     selection_recipes=(replace(STAGE_1, distillers=tuple(DISTILLERS)), STAGE_2),
-    training_recipes=(replace(SWEEP[2], epochs=1), replace(SWEEP[3], epochs=1), replace(ANNEALING, epochs=1)),
+    training_recipes=(replace(SWEEP[3], epochs=1), replace(ANNEALING, epochs=1)),
 )
 """
 
