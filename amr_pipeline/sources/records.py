@@ -94,7 +94,7 @@ def _json_lines(reads: JsonLines) -> Iterator[Raw]:
         within = f"{file.path.rsplit('/', 1)[-1]} " if len(files) > 1 else ""
         with cast("AbstractContextManager[IO[bytes]]", file) as opened:
             if file.path.endswith(".gz"):
-                size = _Size(file.path, int(file.fs.size(file.path)))
+                size = _Size(file.path, file.fs.size(file.path) or 0)
                 with cast("IO[bytes]", gzip.open(opened, "rb")) as lines:
                     yield from _lines(lines, within=within, taken=size.add)
             else:
@@ -170,7 +170,7 @@ def _json_document(reads: JsonLines) -> Iterator[Raw]:
 
 def _parquet(reads: Parquet) -> Iterator[Raw]:
     index, (files, names) = 0, files_at(reads.path)
-    size = _Size(reads.path, sum(int(files.size(name)) for name in names))
+    size = _Size(reads.path, sum(files.size(name) or 0 for name in names))
     for batch in pl.scan_parquet(reads.path).collect_batches():
         for record in batch.iter_rows(named=True):
             size.add(_num_bytes(record))
