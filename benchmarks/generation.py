@@ -36,7 +36,7 @@ from amr_pipeline.engines.vllm_engine import VllmEngine
 from amr_pipeline.studies.micro import WEIGHTS
 from benchmarks.versions import measured_on
 
-ROUNDS = 5
+ROUNDS, PRESSED_ROUNDS = 5, 3
 CONTEXT = 1_536
 EQUAL_TOKENS, EQUAL_REQUESTS = 64, 640
 SHARDS, PER_SHARD, MEDIAN_TOKENS, LONG_TOKENS = 8, 100, 20, 1_000
@@ -260,7 +260,7 @@ def main(rounds: int = ROUNDS) -> None:
         ensure_ray()
         environment = pools._environment(settings)
         figures = compared(settings, environment, rounds)
-        figures["little memory"] = pressed(Path(scratch, "large"), environment, rounds)
+        figures["little memory"] = pressed(Path(scratch, "large"), environment, min(rounds, PRESSED_ROUNDS))
         pools.close()
     same, tail = figures["equal lengths"], figures["heavy tail"]
     ratios = {
