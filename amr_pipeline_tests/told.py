@@ -104,7 +104,7 @@ class Story:
     def __init__(self, folder: Path, study: str = STUDY, variables: Mapping[str, str] | None = None) -> None:
         self.variables = dict(variables or {})
         self.file, self.home, self.counts = folder / "story.py", folder / "home", folder / "counts"
-        self.said = folder / "said"
+        self.said, self.ended = folder / "said", folder / "ended"
         self.file.write_text(study)
         self.counts.touch()
         self.store = TableStore(str(self.home / "tables"))
