@@ -304,5 +304,5 @@ def test_no_secret_is_in_anything_that_was_recorded(world: Troubled):
     for where, content in platform.recorded():
         looked_at += 1
         found += [f"{name} in {where}" for name, secret in hidden.items() if secret.encode() in content]
-    assert looked_at > 100
+    assert looked_at > 50
     assert found == []

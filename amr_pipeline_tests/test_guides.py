@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from mlflow.tracking import MlflowClient
 
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline_tests.servers import Program, answers, free_ports
@@ -91,9 +92,9 @@ def served(command: str, clone: Path, environment: dict[str, str]) -> Iterator[N
 
 
 def owed_at_last(said: str) -> list[str]:
-    """The last column of the last table of `amr status`."""
-    rows = said[said.rindex("asset ") :].splitlines()[2:]
-    return [row.split()[-1] for row in rows if re.match(r"\w+ +\d+ +\d+ +\d+$", row)]
+    """What each asset owes in the last table of `amr status`."""
+    rows = said[said.rindex("partitions  current  owed") :].splitlines()[2:]
+    return re.findall(r"^\w+ +\d+ +\d+ +(\d+)$", "\n".join(rows), re.MULTILINE)
 
 
 def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
@@ -113,11 +114,13 @@ def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
     verdicts = store.read("verdicts", [f"middle|{shard}" for shard in shards]).filter(pl.col("category") == "code")
     assert verdicts["verifier_fingerprint"].n_unique() == 2, "what the former verifier said stays"
     assert set(store.read("subsets", "stage1")["distiller"]) == {"middle", "weak"}
+    runs = MlflowClient(f"sqlite:///{clone / '.amr' / 'mlflow.db'}")
+    assert Path(runs.get_model_version_by_alias("mine.stage1-learning-rate", "best").source).is_dir()
 
 
 def test_extending_it(clone: Path, environment: dict[str, str]) -> None:
     said = paste(blocks("extending", "bash"), clone, environment)
-    assert "passport" in said or "verdicts" in said
+    assert "instruction_constraints/loose" in said, "the passport has the verdicts of both verifiers"
     assert set(owed_at_last(said)) == {"0"}
 
 

@@ -124,8 +124,12 @@ class Session:
             failure = None if ready else allowance.exceeded()
         os.close(watched)
         status, seconds = end_child(self._child)
+        how = failure_of(status, seconds, self._limits)
         if watched in ready:
-            failure = failure_of(status, seconds, self._limits) or "exception"
+            failure = how or "exception"
+        elif not failure and how == "time_limit":
+            # Its descriptors are closed before it counts as dead, so that the word of the test program may come first.
+            failure = how
         return {"failure": failure}
 
 

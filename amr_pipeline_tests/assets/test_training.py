@@ -99,7 +99,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
 
 
 def training(platform: Platform, study: Study = STUDY) -> Training:
-    context: Any = SimpleNamespace(log=SimpleNamespace(info=print))
+    context: Any = SimpleNamespace(log=SimpleNamespace(info=print), run=SimpleNamespace(run_id="dagster-run"))
     return Training(context, platform, study)
 
 
