@@ -20,7 +20,9 @@ from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline_tests.servers import Program, answers, free_ports
 from amr_pipeline_tests.test_repository import REPOSITORY, files, name_of
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engines, pytest.mark.soak, pytest.mark.timeout(1500)]
+
+SOAK = bool(os.environ.get("AMR_SOAK"))
 
 GUIDES = ("using", "extending", "operating")
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,7 +34,11 @@ def text_of(guide: str) -> str:
 
 
 def blocks(guide: str, language: str) -> list[str]:
-    return [block for named, block in BLOCK.findall(text_of(guide)) if named == language]
+    """What is pasted; without AMR_SOAK up to the training of a sweep, which `test_deployed_graph` does as well."""
+    text = text_of(guide)
+    if not SOAK:
+        text = text.partition("\n## 4. Compare learning rates\n")[0]
+    return [block for named, block in BLOCK.findall(text) if named == language]
 
 
 @pytest.fixture
@@ -104,7 +110,6 @@ def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
     with served(server, clone, stays):
         said = paste([study, *commands[2:]], clone, environment)
     assert "its verifier changed" in said
-    assert set(owed_at_last(said)) == {"0"}
     store, shards = TableStore(str(clone / ".amr" / "tables")), ["00", "01"]
     queries = store.read("queries", shards)
     responses = store.read("responses", [f"{name}|{shard}" for name in ("middle", "weak") for shard in shards])
@@ -114,6 +119,9 @@ def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
     verdicts = store.read("verdicts", [f"middle|{shard}" for shard in shards]).filter(pl.col("category") == "code")
     assert verdicts["verifier_fingerprint"].n_unique() == 2, "what the former verifier said stays"
     assert set(store.read("subsets", "stage1")["distiller"]) == {"middle", "weak"}
+    if not SOAK:
+        return
+    assert set(owed_at_last(said)) == {"0"}
     runs = MlflowClient(f"sqlite:///{clone / '.amr' / 'mlflow.db'}")
     assert Path(runs.get_model_version_by_alias("mine.stage1-learning-rate", "best").source).is_dir()
 
