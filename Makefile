@@ -50,7 +50,7 @@ help:
 demo: install system-demo instance
 	$(RUN)/amr demo
 
-# Two files of tests at a time: most of a test's time is waiting for servers to start and for clocks.
+# Two files of tests at a time: one alone waits for servers and clocks half of its time.
 test: install-test system-test lint
 	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -31,7 +31,6 @@ WITHOUT_A_TEST_FILE = {
         f"amr_pipeline/assets/{name}.py": "test_definitions loads it, test_story runs it in real engines"
         for name in (
             "assembly",
-            "evaluation",
             "overview",
             "publication",
             "queries",

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -162,8 +163,12 @@ class MlflowRuns:
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def page(self, run_id: str) -> str | None:
-        """Address of a run's page, None where the tracking store is not a server."""
-        return f"{self._uri}/#/experiments/{self._experiment}/runs/{run_id}" if self._has_server else None
+        """Address of a run's page, without a login that the store's may hold; None where the store is not a server."""
+        if not self._has_server:
+            return None
+        parts = urlsplit(self._uri)
+        server = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+        return f"{server}/#/experiments/{self._experiment}/runs/{run_id}"
 
     def register_best(self, sweep: str, run_id: str, *, source: str, tags: Mapping[str, str]) -> int | None:
         """Make a run the best one of its sweep in the model registry; gives the version of the registered model.

@@ -39,6 +39,8 @@ def test_a_run_names_the_version_of_the_subset_that_it_was_trained_on(tmp_path: 
     assert json.loads(found.dataset.profile)["version"] == 3
     assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
     assert runs.page(run) is None, "a file has no pages"
+    runs._uri = "https://person:secret-canary@mlflow.example:8444/"
+    assert runs.page("r1") == f"https://mlflow.example:8444/#/experiments/{runs._experiment}/runs/r1"
 
 
 def test_the_best_run_of_a_sweep_is_what_the_registry_answers(tmp_path: Path):
