@@ -51,6 +51,11 @@ def test_instances_retry_lost_runs_only_and_keep_quiet(
     assert settings["concurrency"]["pools"] == {"default_limit": 1, "granularity": "run"}
     assert settings["telemetry"] == {"enabled": False}
     assert settings["nux"] == {"enabled": False}
+    assert {name: days["purge_after_days"]["skipped"] for name, days in settings["retention"].items()} == {
+        "schedule": 7,
+        "sensor": 7,
+        "auto_materialize": 7,
+    }
 
 
 def test_the_embedded_instance_needs_no_variable_and_no_server() -> None:

@@ -43,7 +43,8 @@ def assets_of(study: Study) -> list[dg.AssetsDefinition]:
 
 def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitions:
     """The code location of one deployment; `study` overrides the one it names (tests, the demo)."""
-    study = study_of(deployment) if study is None else require_known_constraints(study)
+    given = None if study is None else require_known_constraints(study)
+    study = given or study_of(deployment)
     assets = assets_of(study)
     names = {key.to_user_string() for asset in assets for key in asset.keys}
     jobs = automation.jobs_of(names)
@@ -57,6 +58,7 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
                 *([automation.deepen_schedule] if adaptive_distillers(study) else []),
             )
         ],
+        sensors=[automation.source_sensor(jobs, lambda: given or study_of(deployment))],
         resources={"platform": Platform.of(deployment)},
         executor=dg.in_process_executor,
     )

@@ -1,4 +1,4 @@
-"""Named jobs, and the schedules that ask for what is owed: verdicts, and further passes of adaptive distillers.
+"""Named jobs, and what asks for what is owed: verdicts, further passes of adaptive distillers, sources that changed.
 
 Belongs here: what runs together and when. Does not belong here: what an asset does.
 """
@@ -73,6 +73,35 @@ def deepen_schedule(
     return _schedule(
         "deepen", distil, cron, "further pass", lambda store, busy: partitions_to_deepen(study, store, busy, most)
     )
+
+
+def source_sensor(
+    jobs: list["UnresolvedAssetJobDefinition"], study_of_today: Callable[[], Study]
+) -> dg.SensorDefinition:
+    """A sensor that requests a run of `collect` per source whose row or files are not those that were read last.
+
+    It reads the study again at every tick, and the digests of its files with it. A state of a source is requested
+    once; a source that the code location does not know yet is named, and waits for its definitions to be reloaded.
+    """
+    collect = next(job for job in jobs if job.name == "collect")
+
+    @dg.sensor(job=collect, name="changed_sources", minimum_interval_seconds=300, description=collect.description)
+    def sensor(context: dg.SensorEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
+        assert context.repository_def is not None, "Dagster evaluates sensors in their code location"
+        loaded = context.repository_def.assets_defs_by_key[dg.AssetKey("raw_queries")].partitions_def
+        assert loaded is not None, "raw_queries has a partition per source"
+        known = set(loaded.get_partition_keys())
+        lineage = Lineage(study_of_today(), platform.tables())
+        owed = lineage.owed("raw_queries")
+        if strangers := sorted(set(owed) - known):
+            context.log.warning(f"reload the definitions for new sources: {', '.join(strangers)}")
+        requested = [key for key in owed if key in known]
+        if not requested:
+            return dg.SkipReason("every source was read as it is")
+        states = {key: lineage.fingerprints("raw_queries", key)["rows"] for key in requested}
+        return [dg.RunRequest(partition_key=key, run_key=f"{key} {state}") for key, state in states.items()]
+
+    return sensor
 
 
 def _schedule(

@@ -15,6 +15,7 @@ from amr_pipeline.assets.resources import Deployment, Platform, deployment_from_
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import STUDY
 from amr_pipeline.studies.study import InstructionVerifier, Study
+from amr_pipeline_tests.assets.imported_world import ImportedWorld
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 BEGUN = datetime(2025, 6, 1, tzinfo=UTC)
@@ -116,3 +117,41 @@ def test_partitions_that_owe_something_after_every_attempt_keep_no_other_waiting
     for key in first:
         store.writer("verdicts", key, fingerprints={}).complete(owed=1)
     assert partitions_to_regrade(STUDY, store, set(), 8)[: len(keys) - len(first)] == keys[len(first) :]
+
+
+def test_a_source_whose_file_changed_is_asked_for_once(tmp_path: Path, instance: dg.DagsterInstance):
+    world = ImportedWorld(tmp_path)
+    world.ask("Who is it?")
+    deployment = deployment_from_environment({"AMR_HOME": str(tmp_path / "home"), "AMR_STUDY": str(world.file)})
+    definitions = assemble(deployment)
+    sensor = definitions.get_repository_def().get_sensor_def("changed_sources")
+
+    def tick() -> dict[str, str]:
+        with dg.build_sensor_context(
+            instance=instance,
+            repository_def=definitions.get_repository_def(),
+            resources={"platform": Platform.of(deployment)},
+        ) as context:
+            requests = sensor.evaluate_tick(context).run_requests or []
+        return {str(request.partition_key): str(request.run_key) for request in requests}
+
+    def read() -> None:
+        # A process of its own reads the study anew, as the code server's do.
+        assert (
+            assemble(deployment)
+            .resolve_job_def("collect")
+            .execute_in_process(instance=instance, partition_key="s")
+            .success
+        )
+
+    first = tick()
+    assert first.keys() == {"s"}
+    assert tick() == first, "the same state has the same key, which Dagster requests once"
+    read()
+    assert tick() == {}
+    world.ask("Who is it?", "And who is that?")
+    second = tick()
+    assert second.keys() == {"s"}
+    assert second != first
+    read()
+    assert tick() == {}
