@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -60,8 +61,12 @@ def amr(address: str, home: Path, *arguments: str) -> "subprocess.CompletedProce
 
 
 def engines(cluster: subprocess.Popen[bytes]) -> set[int]:
-    below = psutil.Process(cluster.pid).children(recursive=True)
-    return {one.pid for one in below if one.is_running() and "ray::VllmEngine" in " ".join(one.cmdline()[:1])}
+    found = set()
+    for one in psutil.Process(cluster.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it may end, or be a zombie, between being listed and being looked at
+            if "ray::VllmEngine" in " ".join(one.cmdline()[:1]):
+                found.add(one.pid)
+    return found
 
 
 @pytest.mark.engines
