@@ -11,8 +11,9 @@ import re
 import shutil
 import sys
 import urllib.request
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import psycopg2
 import s3fs
 
 from amr_pipeline.engines.tables_on_disk import TableStore
@@ -102,12 +104,31 @@ class Deployed:
                 yield str(path), path.read_bytes()
         for database in ("dagster", "mlflow"):
             yield f"database {database}", self.database.dump(database)
+        address = self.database.address("dagster").replace("+psycopg2", "")
+        with closing(psycopg2.connect(address)) as connection, connection.cursor() as rows:
+            rows.execute("select snapshot_id, snapshot_body from snapshots")  # compressed there, resources of runs too
+            for name, body in rows.fetchall():
+                yield f"snapshot {name}", zlib.decompress(bytes(body))
         files = s3fs.S3FileSystem(**self.objects.options, use_listings_cache=False, skip_instance_cache=True)
         for name in files.find(self.objects.bucket):
             content = files.cat_file(name)
             yield name, content
             if name.endswith(".parquet"):
                 yield f"values of {name}", pl.read_parquet(io.BytesIO(content)).write_json().encode()
+
+    def shown(self, secrets: Mapping[str, str]) -> list[str]:
+        """Where something that it wrote holds a secret; besides those given, the passwords of its store and database.
+
+        Each kind of place is known to have been read, by words that stand there.
+        """
+        hidden = {**secrets, "the store's": self.objects.secret, "the database's": self.database.password}
+        found, read = [], set[str]()
+        for where, content in self.recorded():
+            found += [f"{name} in {where}" for name, secret in hidden.items() if secret.encode() in content]
+            if any(word in content for word in (b"raw_queries", b"query_id", b"dagster")):
+                read.add(where.split()[0] if " " in where else Path(where).suffix)
+        assert {"database", "snapshot", "values", ".log"} <= read, read
+        return found
 
     def change(self, before: str, after: str) -> None:
         """Edit the study file, as its author would."""

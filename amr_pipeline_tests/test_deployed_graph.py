@@ -220,3 +220,8 @@ def test_the_sweep_is_compared_in_mlflow(page: Page, platform: Deployed, picture
         expect(page.get_by_text(run.name).first).to_be_visible()
         expect(page.get_by_text(str(run.learning_rate), exact=True).first).to_be_visible()
     pictured("7-sweep")
+
+
+def test_no_secret_is_in_anything_that_was_recorded(platform: Deployed) -> None:
+    """After every asset, training and MLflow among them: not in artifacts, checkpoints, runs or pages either."""
+    assert platform.shown({}) == []

@@ -81,7 +81,9 @@ def source_sensor(
     """A sensor that requests a run of `collect` per source whose row or files are not those that were read last.
 
     It reads the study again at every tick, and the digests of its files with it. A state of a source is requested
-    once; a source that the code location does not know yet is named, and waits for its definitions to be reloaded.
+    once for each version that is there, so that a run that failed is not started again and again, and a file that is
+    what it once was is read again. A source that the code location does not know yet is named, and waits for its
+    definitions to be reloaded.
     """
     collect = next(job for job in jobs if job.name == "collect")
 
@@ -91,15 +93,18 @@ def source_sensor(
         loaded = context.repository_def.assets_defs_by_key[dg.AssetKey("raw_queries")].partitions_def
         assert loaded is not None, "raw_queries has a partition per source"
         known = set(loaded.get_partition_keys())
-        lineage = Lineage(study_of_today(), platform.tables())
+        store = platform.tables()
+        lineage = Lineage(study_of_today(), store)
         owed = lineage.owed("raw_queries")
         if strangers := sorted(set(owed) - known):
             context.log.warning(f"reload the definitions for new sources: {', '.join(strangers)}")
         requested = [key for key in owed if key in known]
         if not requested:
             return dg.SkipReason("every source was read as it is")
+        found = {key: store.latest("raw_queries", key) for key in requested}
+        versions = {key: commit.version if commit else 0 for key, commit in found.items()}
         states = {key: lineage.fingerprints("raw_queries", key)["rows"] for key in requested}
-        return [dg.RunRequest(partition_key=key, run_key=f"{key} {state}") for key, state in states.items()]
+        return [dg.RunRequest(partition_key=key, run_key=f"{key} {versions[key]} {states[key]}") for key in requested]
 
     return sensor
 

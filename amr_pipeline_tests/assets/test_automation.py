@@ -155,3 +155,7 @@ def test_a_source_whose_file_changed_is_asked_for_once(tmp_path: Path, instance:
     assert second != first
     read()
     assert tick() == {}
+    world.ask("Who is it?")
+    third = tick()
+    assert third.keys() == {"s"}
+    assert third["s"] not in (first["s"], second["s"]), "what it once was is another request, or Dagster drops it"

@@ -91,6 +91,7 @@ def test_a_run_interrupted_at_any_call_is_completed_by_the_next_one(
     run = again.record_training(SWEEP[0], identity="1", subset=SUBSET, tags={"t": "v"}, curve=CURVE)
     found = again._client.get_run(run)
     assert found.info.status == "FINISHED"
+    assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["stage1"]
     assert found.data.params["learning_rate"] == str(SWEEP[0].learning_rate)
     assert len(again._client.get_metric_history(run, "loss")) == len(CURVE)
     assert again._client.get_run(again.open_sweep(str(SWEEP[0].sweep))).info.status == "FINISHED"
