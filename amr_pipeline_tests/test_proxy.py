@@ -248,7 +248,10 @@ def upgrade(proxy: Proxy, headers: Mapping[str, str]) -> tuple[int, bytes]:
         if status != 101:
             return status, b""
         connection.sock.sendall(b"ping")
-        return status, connection.sock.recv(4)
+        back = b""
+        while len(back) < len(b"ping") and (more := connection.sock.recv(4)):
+            back += more
+        return status, back
     finally:
         connection.close()
 

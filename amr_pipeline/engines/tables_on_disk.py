@@ -216,7 +216,9 @@ class TableStore:
         # Page checksums cover neither page headers nor the footer, whose damage ends in anything up to a panic.
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise DamagedPart(f"{where}: its sha256 is not the one in its commit; materialize the partition again")
-        arrow = pq.read_table(io.BytesIO(content), columns=list(columns) if columns else None)
+        # In this thread alone: one of Arrow's that still lets go of `content` aborts a process that ends meanwhile.
+        with pq.ParquetFile(io.BytesIO(content), pre_buffer=False) as file:
+            arrow = file.read(columns=list(columns) if columns else None, use_threads=False)
         frame = pl.DataFrame(pl.from_arrow(arrow))
         # Columns that were added to the dictionary after this part was written are null in it.
         schema = {name: kind for name, kind in TABLES[table].schema.items() if columns is None or name in columns}

@@ -102,7 +102,8 @@ def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: P
     assert train([one], num_workers=1, ray_address=None, say=lambda line: None)[0].digest == result.digest
     assert (tmp_path / "one" / EXPORT / "model.safetensors").stat().st_mtime_ns == before
     exported = tmp_path / "one" / EXPORT / "model.safetensors"
-    exported.write_bytes(exported.read_bytes()[:-1] + b"?")
+    weights = exported.read_bytes()
+    exported.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     assert not deepspeed_training._finished(one), "a damaged export is owed, as the soak trains to the end"
     changed = replace(one, identity="two")
     prepare(changed, rows(epochs=1))

@@ -135,6 +135,30 @@ def test_rows_that_break_the_dictionary_are_not_published(store: TableStore):
     assert store.latest(TABLE, "all") is None
 
 
+LEFT_BY_A_READ = """
+import sys
+from pathlib import Path
+from amr_pipeline.engines.tables_on_disk import TableStore
+
+def of_the_program() -> int:
+    # Threads of Arrow, unlike those of polars and its allocator, have the program's own name.
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return names.count(Path("/proc/self/comm").read_text())
+
+store, before = TableStore(sys.argv[1]), of_the_program()
+assert store.read("near_duplicates", "all").height == 1000
+print(of_the_program() - before)
+"""
+
+
+def test_a_process_may_end_as_soon_as_it_has_read(local: TableStore):
+    local.write(TABLE, "all", frame(*map(str, range(1000))), fingerprints=PRINTS)
+    ended = subprocess.run(
+        [sys.executable, "-c", LEFT_BY_A_READ, local.root], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "0", "a thread of Arrow that still lets go of a part aborts a process that ends"
+
+
 def test_buckets_and_columns_are_read_alone(store: TableStore):
     rows = frame("a", "b").with_columns(stands_for_it=pl.Series(["00", "01"]))
     store.write(TABLE, "x|y/z", rows, fingerprints=PRINTS, bucket_by="stands_for_it")
