@@ -3,24 +3,30 @@
 `python -m benchmarks.pages` puts the deployment of `docker/` up as processes on this machine (PostgreSQL, S3, MLflow,
 Dagster's three), records every partition of three distillers and 64 shards, and opens the graph and the partition pages
 in a headless browser: seconds until the page shows what it is for, and the slowest answer of the server among them,
-once cold and then the median of a few. Then it launches a partition that owes nothing, and takes the CPU seconds of the
-run's process from the code server's account of its children.
+once cold and then the median of a few, loaded anew each time and gone to within the page. Then it launches a partition
+that owes nothing, and takes the CPU seconds of the run's process from the code server's account of its children. What
+of it is ours: the same partition and an asset that does nothing, each run by a Dagster command of its own on the same
+PostgreSQL, both in turns.
 """
 
 import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import psutil
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Page, Request
 
 from amr_pipeline.assets.lineage import DEPENDENCES
 from amr_pipeline.assets.partitions import ALL, stored_partitions
@@ -37,6 +43,16 @@ from amr_pipeline.studies.micro import STUDY as MICRO
 STUDY = replace(MICRO, name="pages", num_shards=64)
 """
 REPEATS, RUNS = 5, 3
+GO = "path => { history.pushState({}, '', path); dispatchEvent(new PopStateEvent('popstate')) }"
+"""What a link does in the page's own application."""
+EMPTY = """
+import dagster as dg
+
+@dg.asset
+def empty() -> None: ...
+
+defs = dg.Definitions(assets=[empty])
+"""
 LAUNCH = """
 mutation($what: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $what) { __typename ... on LaunchBackfillSuccess { backfillId } }
@@ -58,21 +74,30 @@ def record(platform: Deployed) -> int:
 
 def opened(page: Page, address: str, shows: Callable[[], object]) -> tuple[float, float]:
     """Seconds until a page shows what it is for, and the longest that it waited for one answer."""
-    waited: list[float] = []
-
-    def note(response: Response) -> None:
-        if "/graphql" in response.url:
-            response.finished()
-            waited.append(response.request.timing["responseEnd"] / 1000)
-
     page.goto("about:blank")
-    page.on("response", note)
+    asked: list[Request] = []
+
+    def note(request: Request) -> None:
+        asked.append(request)
+
+    page.on("requestfinished", note)
     begun = time.perf_counter()
     page.goto(address)
     shows()
     taken = time.perf_counter() - begun
-    page.remove_listener("response", note)
+    page.remove_listener("requestfinished", note)
+    waited = [one.timing["responseEnd"] / 1000 for one in asked if "/graphql" in one.url]
     return taken, max(waited, default=0.0)
+
+
+def gone_to(page: Page, path: str, shows: Callable[[], object]) -> float:
+    """Seconds until a page shows what it is for, when another page of the same application is open."""
+    page.evaluate(GO, "/deployment")
+    page.get_by_text("Code locations").first.wait_for()
+    begun = time.perf_counter()
+    page.evaluate(GO, path)
+    shows()
+    return time.perf_counter() - begun
 
 
 def pages(platform: Deployed) -> dict[str, dict[str, float]]:
@@ -85,17 +110,19 @@ def pages(platform: Deployed) -> dict[str, dict[str, float]]:
             **{
                 f"partitions of {name}": (
                     f"/assets/{name}?view=partitions",
-                    lambda shown=shown: page.get_by_text(shown).first.wait_for(),
+                    lambda shown=shown: page.get_by_text(shown, exact=True).first.wait_for(),
                 )
-                for name, shown in (("responses", "weak"), ("verdicts", "weak"), ("difficulty", "3f"))
+                for name, shown in (("responses", "weak"), ("verdicts", "weak"), ("difficulty", "0a"))
             },
             "runs": ("/runs", lambda: page.get_by_text("Created at").first.wait_for()),
         }
         for name, (path, shows) in views.items():
             cold, *warm = [opened(page, platform.pages + path, shows) for _ in range(1 + REPEATS)]
+            within = [gone_to(page, path, shows) for _ in range(REPEATS)]
             found[name] = {
                 "cold_seconds": round(cold[0], 2),
                 "warm_seconds": round(statistics.median(one[0] for one in warm), 2),
+                "within_the_page_seconds": round(statistics.median(within), 2),
                 "slowest_answer_seconds": round(statistics.median(one[1] for one in warm), 2),
             }
     return found
@@ -120,12 +147,39 @@ def nothing_owed(platform: Deployed) -> float:
             if state is not None and state.status in BULK_ACTION_TERMINAL_STATUSES:
                 break
             time.sleep(0.5)
-        while any("spawn_main" in " ".join(one.cmdline()) for one in platform.code.below()):
+        while any(_is_run(one) for one in platform.code.below()):
             time.sleep(0.2)
         time.sleep(2.0)  # the code server takes in its children once a second
         spent.append(_children_seconds(platform) - begun)
     assert platform.store.latest("raw_queries", "math") == before, "a run that finds nothing owed commits nothing"
     return round(statistics.median(spent), 2)
+
+
+def _is_run(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):  # a zombie is one of these
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def overhead(platform: Deployed) -> dict[str, float]:
+    """CPU seconds of commands that run a current partition and an asset that does nothing."""
+    file = platform.folder / "empty.py"
+    file.write_text(EMPTY)
+    command = ["-W", "ignore", "-m", "dagster", "asset", "materialize"]
+    ways = {
+        "ours": [*command, "-m", "amr_pipeline.definitions", "--select", "raw_queries", "--partition", "math"],
+        "an asset that does nothing": [*command, "-f", str(file), "--select", "empty"],
+    }
+    environment = {**os.environ, **platform.environment}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS):
+        for name, arguments in ways.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    found = {name: round(statistics.median(taken), 2) for name, taken in spent.items()}
+    return {**found, "difference": round(found["ours"] - found["an asset that does nothing"], 2)}
 
 
 def _children_seconds(platform: Deployed) -> float:
@@ -141,7 +195,7 @@ def main() -> None:
         partitions = record(platform)
         print(f"{partitions:,} partitions recorded", flush=True)
         measured = pages(platform)
-        spent = nothing_owed(platform)
+        spent = {"run in the deployment": nothing_owed(platform), **overhead(platform)}
     figures = {"benchmark": "pages", "partitions": partitions, "pages": measured, "nothing_owed_cpu_seconds": spent}
     print(json.dumps({**figures, "load_average": round(os.getloadavg()[0], 1), **measured_on("dagster", "mlflow")}))
 
