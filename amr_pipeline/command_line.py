@@ -208,7 +208,8 @@ def verify(
     study: Annotated[str | None, typer.Option(help="study whose verifiers judge; default: the built-in rows")] = None,
 ) -> None:
     """Judge records in the published data set's field names: one verdict per line, in order, whatever the input."""
-    from amr_pipeline.assets.resources import Platform, close_engines, deployment_from_environment
+    from amr_pipeline.assets.open_engines import close_engines
+    from amr_pipeline.assets.resources import Platform, deployment_from_environment
     from amr_pipeline.assets.verdicts import judge_of, reward_model_of
     from amr_pipeline.engines.verify_file import DEFAULT_ROWS, verify_file
     from amr_pipeline.report.summary import text_table

@@ -23,6 +23,7 @@ from amr_pipeline.assets.response_ledger import RESPONSES_PER_PART
 from amr_pipeline.assets.session import Session
 from amr_pipeline.assets.variables import key_variable
 from amr_pipeline.responses.expected import expected_responses
+from amr_pipeline_tests.alert_listener import listener
 from amr_pipeline_tests.assets import imported_world
 from amr_pipeline_tests.deployed import Deployed, deployed, environment_of
 from amr_pipeline_tests.engines.faulty_server import Asked, Reply, Server, echo, serving
@@ -38,6 +39,9 @@ SECONDS_PER_RESPONSE = 0.15
 
 CANARY = "canary-" + secrets.token_hex(16)
 """The key of every distiller's server."""
+
+CANARY_OF_ALERTS = "hook-" + secrets.token_hex(16)
+"""In the address where people are told of failures."""
 
 STRIKE_AT = NUM_RESPONSES * 2 // 5
 
@@ -116,10 +120,11 @@ def study_text() -> str:
 
 @dataclass(frozen=True)
 class Troubled:
-    """The deployment, and the server that its distillers are asked at."""
+    """The deployment, the server that its distillers are asked at, and what people were told."""
 
     platform: Deployed
     far: Server
+    told: list[tuple[str, bytes]]
 
     def asked(self, distiller: str) -> int:
         return sum(one.body["model"] == distiller for one in self.far.asked)
@@ -135,10 +140,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     folder = tmp_path_factory.mktemp("faults")
     questions = imported_world.ImportedWorld(folder)  # writes the queries' file beside the study
     questions.ask(*(f"Who is number {number}?" for number in range(NUM_QUESTIONS)))
-    with serving(slowly) as far:
+    with serving(slowly) as far, listener(CANARY_OF_ALERTS, 200) as (alerts, told):
         addresses = ",".join(f"{name}={far.address}" for name in (*FAULTS, *TWICE))
         keys = {key_variable(name): CANARY for name in (*FAULTS, *TWICE)}
-        variables = {"AMR_HTTP_ENGINES": addresses, "AMR_HTTP_IN_FLIGHT": str(IN_FLIGHT), **keys}
+        variables = {
+            "AMR_HTTP_ENGINES": addresses,
+            "AMR_HTTP_IN_FLIGHT": str(IN_FLIGHT),
+            "AMR_ALERT_URL": alerts,
+            **keys,
+        }
         with deployed(folder, study_text(), variables, has_proxy=True) as platform:
             with (
                 environment_of(platform.environment),
@@ -147,7 +157,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
             ):
                 before = ("raw_queries", "near_duplicates", "queries")
                 replace(session, instance=instance).materialize_owed(assets=before, say=lambda _: None)
-            yield Troubled(platform, far)
+            yield Troubled(platform, far, told)
 
 
 LAUNCH = """
@@ -290,6 +300,7 @@ def test_of_two_operators_side_by_side_one_wins_and_the_other_is_told(world: Tro
     assert "side_by_side|00: version" in said, said[-3000:]
     assert "committed by another writer" in said
     whole(world, "side_by_side")
+    until(world.platform, lambda: any(lost[0].run_id.encode() in body for _, body in world.told), seconds=180)
 
 
 # ------------------------------------------------------------------------------------------------------------ secrets
@@ -298,4 +309,5 @@ def test_of_two_operators_side_by_side_one_wins_and_the_other_is_told(world: Tro
 def test_no_secret_is_in_anything_that_was_recorded(world: Troubled):
     """After failures with their tracebacks: not in logs, events, snapshots, tables, reports or commit records."""
     assert all(one.headers["Authorization"] == f"Bearer {CANARY}" for one in world.far.asked), "it was used"
-    assert world.platform.shown({"the servers' key": CANARY}) == []
+    assert {path.partition("?")[0] for path, _ in world.told} == {f"/{CANARY_OF_ALERTS}"}, "and so was this"
+    assert world.platform.shown({"the servers' key": CANARY, "the alerts' address": CANARY_OF_ALERTS}) == []

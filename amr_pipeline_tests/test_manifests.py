@@ -248,6 +248,7 @@ def test_secrets_are_references_and_go_to_what_needs_them() -> None:
         "amr-objects": {"code", "mlflow", "runs"},
         "amr-ray": {"ray-head", "ray-worker one-gpu", "ray-worker eight-gpus", "runs"},
         "amr-http-keys": {"runs"},
+        "amr-alerts": {"code"},
         "amr-proxy-users": {"proxy"},
         "amr-proxy-tls": {"proxy"},
     }

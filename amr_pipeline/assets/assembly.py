@@ -1,8 +1,11 @@
 """All assets of a study, with their jobs, schedule and resources, as one `Definitions`."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from amr_pipeline.assets import (
+    alerting,
     audit,
     automation,
     benchmark_responses,
@@ -10,6 +13,7 @@ from amr_pipeline.assets import (
     difficulty,
     evaluation,
     flips,
+    overdue,
     queries,
     release,
     responses,
@@ -41,11 +45,32 @@ def assets_of(study: Study) -> list[dg.AssetsDefinition]:
     return assets
 
 
+def owned(assets: list[dg.AssetsDefinition], owners: Mapping[str, tuple[str, ...]]) -> list[dg.AssetsDefinition]:
+    """The assets with the owners of their group, or those of every group.
+
+    Raises:
+        ValueError: owners are named for a group that no asset is in.
+    """
+    groups = {spec.group_name for asset in assets for spec in asset.specs}
+    if strangers := sorted(owners.keys() - groups - {""}):
+        wanted = ", ".join(sorted(map(str, groups)))
+        raise ValueError(f"AMR_OWNERS names {', '.join(strangers)}; wanted groups of {wanted}")
+
+    def with_owners(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(owners=list(owners.get(spec.group_name or "") or owners.get("") or ()))
+
+    return [asset.map_asset_specs(with_owners) for asset in assets] if owners else assets
+
+
 def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitions:
     """The code location of one deployment; `study` overrides the one it names (tests, the demo)."""
     given = None if study is None else require_known_constraints(study)
     study = given or study_of(deployment)
-    assets = assets_of(study)
+
+    def of_today() -> Study:
+        return given or study_of(deployment)
+
+    assets = owned(assets_of(study), deployment.owners)
     names = {key.to_user_string() for asset in assets for key in asset.keys}
     jobs = automation.jobs_of(names)
     return dg.Definitions(
@@ -58,7 +83,11 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
                 *([automation.deepen_schedule] if adaptive_distillers(study) else []),
             )
         ],
-        sensors=[automation.source_sensor(jobs, lambda: given or study_of(deployment))],
+        sensors=[
+            automation.source_sensor(jobs, of_today),
+            overdue.owed_sensor(of_today, deployment.overdue_hours),
+            *([alerting.failure_sensor()] if deployment.sends_alerts else []),
+        ],
         resources={"platform": Platform.of(deployment)},
         executor=dg.in_process_executor,
     )

@@ -4,13 +4,10 @@ Engine modules are imported inside the methods that need them, so definitions lo
 Engines are kept per process: runs that share a process (the demo, a test) share warm pools and one Ray cluster.
 """
 
-import atexit
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ import dagster as dg
 
 from amr_pipeline.assets import variables
 from amr_pipeline.assets.lost_runs import giving_signs
+from amr_pipeline.assets.open_engines import engines_are_open, open_engines, open_http_engine
 from amr_pipeline.queries.decontamination import Embed
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
@@ -62,6 +60,9 @@ class Deployment:
             what its resources hold (`http_key`).
         http_in_flight: requests under way at each of them at a time.
         http_requests_per_minute, http_tokens_per_minute: what each may be asked, by row name; no entry: no limit.
+        overdue_hours: after which a table that owes as much as before fails its check and people are told.
+        owners: who answers for the assets of a group, by its name; those of the empty name for all other groups.
+        sends_alerts: whether people are told of failures; the address is in no field, as keys are in none.
     """
 
     study: str
@@ -85,6 +86,9 @@ class Deployment:
     http_in_flight: int = 64
     http_requests_per_minute: Mapping[str, int] = field(default_factory=dict)
     http_tokens_per_minute: Mapping[str, int] = field(default_factory=dict)
+    overdue_hours: float = 24.0
+    owners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sends_alerts: bool = False
 
 
 def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Deployment:
@@ -102,15 +106,6 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
     if len(cron.split()) != 5:
         raise ValueError(f"AMR_REGRADE_CRON is {cron!r}; wanted five fields, as in cron")
     endpoint = environ.get("AMR_S3_ENDPOINT")
-    budget = environ.get("AMR_BUDGET_TOKENS")
-    price = variables.amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
-    money = variables.amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
-    token_prices = environ.get("AMR_PRICE_PER_MILLION_TOKENS") or ""
-    if money is not None and price is None and not token_prices:
-        raise ValueError(
-            "AMR_BUDGET_MONEY is set without a price; wanted AMR_PRICE_PER_GPU_HOUR, AMR_PRICE_PER_MILLION_TOKENS, or "
-            "a budget in tokens"
-        )
     return Deployment(
         study=environ.get("AMR_STUDY") or "micro",
         study_parameters={name: value for name, _, value in pairs},
@@ -124,12 +119,30 @@ def deployment_from_environment(environ: Mapping[str, str] = os.environ) -> Depl
         pool_idle_seconds=variables.count("AMR_POOL_IDLE_SECONDS", environ.get("AMR_POOL_IDLE_SECONDS"), 900),
         regrade_cron=cron,
         regrade_partitions=variables.count("AMR_REGRADE_PARTITIONS", environ.get("AMR_REGRADE_PARTITIONS"), 8),
-        price_per_gpu_hour=price,
-        tokens_per_gpu_second=variables.rates_by_name(environ.get("AMR_TOKENS_PER_GPU_SECOND") or ""),
-        budget_tokens=variables.count("AMR_BUDGET_TOKENS", budget, 1) if budget else None,
-        budget_money=money,
+        overdue_hours=variables.amount("AMR_OVERDUE_HOURS", environ.get("AMR_OVERDUE_HOURS")) or 24.0,
+        owners=variables.owners(environ.get("AMR_OWNERS") or ""),
+        sends_alerts=alert_address(environ) is not None,
+        **_spending_settings(environ),
         **_http_settings(environ),
     )
+
+
+def _spending_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a deployment that say what GPU time costs and what a run may spend."""
+    budget = environ.get("AMR_BUDGET_TOKENS")
+    price = variables.amount("AMR_PRICE_PER_GPU_HOUR", environ.get("AMR_PRICE_PER_GPU_HOUR"))
+    money = variables.amount("AMR_BUDGET_MONEY", environ.get("AMR_BUDGET_MONEY"))
+    if money is not None and price is None and not environ.get("AMR_PRICE_PER_MILLION_TOKENS"):
+        raise ValueError(
+            "AMR_BUDGET_MONEY is set without a price; wanted AMR_PRICE_PER_GPU_HOUR, AMR_PRICE_PER_MILLION_TOKENS, or "
+            "a budget in tokens"
+        )
+    return {
+        "price_per_gpu_hour": price,
+        "tokens_per_gpu_second": variables.rates_by_name(environ.get("AMR_TOKENS_PER_GPU_SECOND") or ""),
+        "budget_tokens": variables.count("AMR_BUDGET_TOKENS", budget, 1) if budget else None,
+        "budget_money": money,
+    }
 
 
 def _http_settings(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -159,6 +172,15 @@ def http_key(name: str, environ: Mapping[str, str] = os.environ) -> "HttpKey | N
     if not (text.isascii() and text.isprintable()):
         raise ValueError(f"{variables.key_variable(name)} holds characters that no key can; wanted printable ASCII")
     return HttpKey(text) if text else None
+
+
+def alert_address(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Where people are told of failures, read when it is needed and kept in no resource; None: nowhere.
+
+    Raises:
+        ValueError: it is no address; the message does not repeat it, since who knows it may write there.
+    """
+    return variables.alert_address(environ.get("AMR_ALERT_URL") or "")
 
 
 def study_of(deployment: Deployment) -> Study:
@@ -230,7 +252,14 @@ class Platform(dg.ConfigurableResource):
 
     def pools(self) -> "EnginePools":
         """Model engines in Ray actors, warm for as long as this process lives."""
-        return _open_engines(self)
+        fewest, most = self.engines_per_model
+        return open_engines(
+            ray_address=self.ray_address,
+            home=self.home,
+            max_engines=self.max_engines,
+            engines_per_model=(fewest, most),
+            idle_seconds=self.pool_idle_seconds,
+        )
 
     def generate(self, row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
         """Responses of a distiller: written by its engine, or looked up where they exist already."""
@@ -250,7 +279,7 @@ class Platform(dg.ConfigurableResource):
         """GPUs that a model's engines hold while they are open; of a training recipe, those that write for it."""
         model = _architecture(row) if isinstance(row, TrainingRecipe) else row
         is_here = isinstance(model, Scorer) or model.engine in ("vllm", "transformers")
-        return self.pools().gpus_held(model) if is_here and _engines else 0.0
+        return self.pools().gpus_held(model) if is_here and engines_are_open() else 0.0
 
     def prices(self) -> Prices:
         """What GPU time and tokens cost, as far as the deployment says so."""
@@ -262,7 +291,7 @@ class Platform(dg.ConfigurableResource):
 
     def engine_load(self, row: Distiller) -> "PoolLoad | None":
         """How full a distiller's engines are; None where it has none of ours, or they are not asked now."""
-        return self.pools().load(row) if row.engine in ("vllm", "transformers") and _engines else None
+        return self.pools().load(row) if row.engine in ("vllm", "transformers") and engines_are_open() else None
 
     def listed_pools(self) -> "list[PoolStatus]":
         """Pools of engines on the cluster that the deployment names, whoever made them; none without one."""
@@ -285,8 +314,7 @@ class Platform(dg.ConfigurableResource):
                 f"(up to and including /v1), and {variables.key_variable(name)} where its server wants a key"
             )
         requests, tokens = self.http_requests_per_minute.get(name), self.http_tokens_per_minute.get(name)
-        with _opening:
-            return _http_engine(name, address, self.http_in_flight, requests, tokens)
+        return open_http_engine(name, address, self.http_in_flight, requests, tokens)
 
     def read_hub(self, reads: HubDataset) -> Iterator[Mapping[str, object]]:
         """Rows of a hub data set."""
@@ -340,9 +368,20 @@ class Platform(dg.ConfigurableResource):
 
         return fetch(self.tables().files, row["path"], row["digest"], self.folder("checkpoints"))
 
+    def alert(self, text: str) -> None:
+        """Tell people, where the deployment says how.
+
+        Raises:
+            AlertNotSentError: nobody took it; the message holds no address.
+        """
+        from amr_pipeline.engines.alerts import send_alert
+
+        if (address := alert_address()) is not None:
+            send_alert(address, text)
+
     def free_engines(self) -> None:
         """End idle engines, so that training has the memory and cores."""
-        if _engines:
+        if engines_are_open():
             self.pools().drop_all_idle()
 
     def folder(self, name: str) -> Path:
@@ -358,42 +397,3 @@ def _architecture(origin: TrainingRecipe) -> Scorer:
     return Scorer(
         model=origin.starts_from, revision=origin.revision or "", max_model_len=origin.evaluation_context_tokens
     )
-
-
-_engines: dict[str, "EnginePools"] = {}
-_opening = threading.Lock()
-
-
-def _open_engines(platform: Platform) -> "EnginePools":
-    """The process's pools for this deployment, opened once."""
-    key = f"{platform.ray_address}|{platform.home}"
-    with _opening:
-        if key not in _engines:
-            from amr_pipeline.engines.engine_pools import PoolSize, open_pools
-
-            fewest, most = platform.engines_per_model
-            _engines[key] = open_pools(
-                ray_address=platform.ray_address,
-                cache=platform.folder("engine_cache"),
-                max_engines=platform.max_engines,
-                size=PoolSize(fewest=fewest, most=most),
-                idle_seconds=platform.pool_idle_seconds,
-            )
-        return _engines[key]
-
-
-@cache
-def _http_engine(name: str, address: str, in_flight: int, requests: int | None, tokens: int | None) -> "HttpEngine":
-    from amr_pipeline.engines.http_engine import HttpEngine
-    from amr_pipeline.engines.http_limits import Pace
-
-    return HttpEngine(name=name, address=address, in_flight=in_flight, pace=Pace(requests, tokens))
-
-
-def close_engines() -> None:
-    """Stop every engine this process opened; called at exit, and by tests."""
-    while _engines:
-        _engines.popitem()[1].close()
-
-
-atexit.register(close_engines)

@@ -31,6 +31,31 @@ def http_addresses(text: str) -> dict[str, str]:
     return found
 
 
+def alert_address(text: str) -> str | None:
+    """An `http(s)://` address, or None for nothing. Messages do not repeat it: it is a secret."""
+    if not text.strip():
+        return None
+    try:
+        url = urlsplit(text.strip())
+        is_plain = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and "@" not in url.netloc
+    except ValueError:
+        is_plain = False
+    if not is_plain or not text.strip().isascii() or set(" \t\n#") & set(text.strip()):
+        raise ValueError("AMR_ALERT_URL is no address; wanted http(s)://host/path without user, password or fragment")
+    return text.strip()
+
+
+def owners(text: str) -> dict[str, tuple[str, ...]]:
+    """`team:data,training=ann@example.org` as owners by group of assets; those without one are of all other groups."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        group, _, owner = (part.strip() for part in item.rpartition("="))
+        if not re.fullmatch(r"team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner, re.ASCII):
+            raise ValueError(f"AMR_OWNERS has {item!r}; wanted team:NAME or an e-mail address, or GROUP=OWNER")
+        found[group] = (*found.get(group, ()), owner)
+    return found
+
+
 def key_variable(name: str) -> str:
     """The variable with the key of a distiller's server: `r1-7b` has `AMR_HTTP_KEY_R1_7B`."""
     return "AMR_HTTP_KEY_" + "".join(letter.upper() if letter.isalnum() else "_" for letter in name)

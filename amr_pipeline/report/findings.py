@@ -20,7 +20,7 @@ LONGEST_LINE = 400
 SHORTEST_SECRET = 4
 """Shorter values are words that texts hold anyway."""
 
-_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIALS?)(?:_|$)")
+_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|ALERT_URL)(?:_|$)")
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")
 
 

@@ -83,14 +83,19 @@ def owed_text(found: Owed) -> str:
     return "\n\n".join(_asset_text(found, name) for name in found.partitions if found.of(name))
 
 
-def _asset_text(found: Owed, name: str) -> str:
+def owed_table(found: Owed, name: str) -> tuple[str, list[str], list[list[object]]]:
+    """What one asset owes: a sentence, the head of a table, and its lines; none where nothing is owed."""
     owed = found.of(name)
     counted = [one.num_rows for one in owed if one.num_rows is not None]
     said = f", {sum(counted):,} rows" if counted else ""
     title = f"{name}: {len(owed):,} of {found.partitions[name]:,} partitions owed{said}"
-    by_response = owed[0].distiller is not None
-    table = _by_distiller(found, owed) if by_response else _by_partition(owed)
-    return f"{title}\n{text_table(*table)}"
+    by_response = bool(owed) and owed[0].distiller is not None
+    return title, *(_by_distiller(found, owed) if by_response else _by_partition(owed))
+
+
+def _asset_text(found: Owed, name: str) -> str:
+    title, header, rows = owed_table(found, name)
+    return f"{title}\n{text_table(header, rows)}"
 
 
 def _by_distiller(found: Owed, owed: Sequence[OwedPartition]) -> tuple[list[str], list[list[object]]]:

@@ -1,11 +1,13 @@
 import pytest
 
 from amr_pipeline.assets.variables import (
+    alert_address,
     amount,
     count,
     counts_by_name,
     http_addresses,
     key_variable,
+    owners,
     rates_by_name,
     token_prices,
 )
@@ -53,3 +55,34 @@ def test_prices_of_tokens_are_two_numbers_of_an_engine_that_has_an_address():
             token_prices(text, addresses)
     with pytest.raises(ValueError, match="stranger"):
         token_prices("stranger=1/2", addresses)
+
+
+def test_owners_are_of_all_groups_or_of_one():
+    assert owners("") == {}
+    assert owners("team:data, training=ann@example.org,training=team:gpu") == {
+        "": ("team:data",),
+        "training": ("ann@example.org", "team:gpu"),
+    }
+    for text in ("data", "training=", "team:", "training=ann@", "a b@example.org"):
+        with pytest.raises(ValueError, match=r"AMR_OWNERS has .*; wanted team:NAME"):
+            owners(text)
+
+
+def test_an_address_of_alerts_is_one_and_is_never_repeated():
+    assert alert_address("") is None
+    assert alert_address(" ") is None
+    assert alert_address(" https://chat.example:8/services/T0/x?y=1\n") == "https://chat.example:8/services/T0/x?y=1"
+    for text in (
+        "canary",
+        "ftp://canary/x",
+        "https://user:canary@host/x",
+        "https:///canary",
+        "https://h:0/canary",
+        "https://h:x/canary",
+        "https://h/canary x",
+        "https://h/canary#x",
+        "https://h/canarý",
+    ):
+        with pytest.raises(ValueError, match="AMR_ALERT_URL is no address") as refused:
+            alert_address(text)
+        assert "canar" not in str(refused.value)

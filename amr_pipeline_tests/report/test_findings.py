@@ -32,10 +32,11 @@ def test_no_secret_is_in_any_part_of_a_finding():
         "AWS_SECRET_ACCESS_KEY": "aws-canary-2",
         "AMR_POSTGRES_PASSWORD": "pg-canary-3",
         "MLFLOW_TRACKING_URI": "postgresql://mlflow:p%40ss-canary-4@db/mlflow",
+        "AMR_ALERT_URL": "https://chat.example/T0/canary-5",
         "AMR_BUDGET_TOKENS": "1000000",
         "SHORT_KEY": "abc",
     }
-    told = "sk-canary-1 aws-canary-2 pg-canary-3 p%40ss-canary-4 p@ss-canary-4 postgresql://mlflow:p%40ss-canary-4@db/m"
+    told = "https://chat.example/T0/canary-5 sk-canary-1 aws-canary-2 pg-canary-3 p%40ss-canary-4 p@ss-canary-4 postgresql://mlflow:p%40ss-canary-4@db/m"
     (found,) = without_secrets([broken("x", told, wanted=told, fix=f"{told} abc 1000000")], environ)
     for text in (found.found, found.wanted, found.fix):
         assert "canary" not in text
