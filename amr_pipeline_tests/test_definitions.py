@@ -81,14 +81,3 @@ def test_jobs_and_the_re_grading_schedule_exist():
     checks = {key.name for key in definitions.resolve_asset_graph().asset_check_keys}
     assert "the_budget_left_nothing_owed" in checks
     assert {"verdicts_matches_the_data_dictionary", "every_response_has_a_verdict", "in_is_out_plus_dropped"} <= checks
-
-
-def test_assets_have_the_owners_of_their_group():
-    deployment = deployment_from_environment({"AMR_OWNERS": "team:data,training=ann@example.org"})
-    specs = [spec for asset in assemble(deployment, MICRO).assets or () for spec in asset.specs]  # type: ignore[union-attr]
-    found = {spec.key.to_user_string(): (spec.group_name, list(spec.owners)) for spec in specs}
-    assert found["checkpoints"] == ("training", ["ann@example.org"])
-    assert found["queries"] == ("queries", ["team:data"])
-    assert {tuple(owners) for _, owners in found.values()} == {("team:data",), ("ann@example.org",)}
-    with pytest.raises(ValueError, match=r"AMR_OWNERS names trainings; wanted groups of .*training"):
-        assemble(deployment_from_environment({"AMR_OWNERS": "trainings=team:data"}), MICRO)

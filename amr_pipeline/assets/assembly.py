@@ -1,7 +1,5 @@
 """All assets of a study, with their jobs, schedule and resources, as one `Definitions`."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 
 from amr_pipeline.assets import (
@@ -24,6 +22,7 @@ from amr_pipeline.assets import (
     verdicts,
 )
 from amr_pipeline.assets.adaptive_passes import adaptive_distillers
+from amr_pipeline.assets.catalog import in_catalog
 from amr_pipeline.assets.partitions import partitions_of
 from amr_pipeline.assets.resources import Deployment, Platform, study_of
 from amr_pipeline.studies.study import Study
@@ -45,23 +44,6 @@ def assets_of(study: Study) -> list[dg.AssetsDefinition]:
     return assets
 
 
-def owned(assets: list[dg.AssetsDefinition], owners: Mapping[str, tuple[str, ...]]) -> list[dg.AssetsDefinition]:
-    """The assets with the owners of their group, or those of every group.
-
-    Raises:
-        ValueError: owners are named for a group that no asset is in.
-    """
-    groups = {spec.group_name for asset in assets for spec in asset.specs}
-    if strangers := sorted(owners.keys() - groups - {""}):
-        wanted = ", ".join(sorted(map(str, groups)))
-        raise ValueError(f"AMR_OWNERS names {', '.join(strangers)}; wanted groups of {wanted}")
-
-    def with_owners(spec: dg.AssetSpec) -> dg.AssetSpec:
-        return spec.replace_attributes(owners=list(owners.get(spec.group_name or "") or owners.get("") or ()))
-
-    return [asset.map_asset_specs(with_owners) for asset in assets] if owners else assets
-
-
 def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitions:
     """The code location of one deployment; `study` overrides the one it names (tests, the demo)."""
     given = None if study is None else require_known_constraints(study)
@@ -70,7 +52,7 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
     def of_today() -> Study:
         return given or study_of(deployment)
 
-    assets = owned(assets_of(study), deployment.owners)
+    assets = in_catalog(assets_of(study), deployment.owners)
     names = {key.to_user_string() for asset in assets for key in asset.keys}
     jobs = automation.jobs_of(names)
     return dg.Definitions(

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,6 +332,49 @@ def test_a_full_disk_leaves_the_old_version(store: TableStore, monkeypatch: pyte
             with pytest.raises(OSError, match="No space"):
                 store.write(TABLE, "all", frame("b"), fingerprints=PRINTS)
         assert ids(store.read(TABLE, "all")) == ["a"]
+
+
+ON_A_SMALL_DISK = """
+import errno, os, sys
+from pathlib import Path
+import polars as pl
+from amr_pipeline import tables
+from amr_pipeline.engines.tables_on_disk import TableStore
+
+def rows(name, size):
+    found = [{"query_id": f"{name}{place}", "stands_for_it": os.urandom(500).hex(), "similarity": 0.9} for place in range(size)]
+    return pl.DataFrame(found, schema=tables.NEAR_DUPLICATES.schema)
+
+store, ballast = TableStore(sys.argv[1]), Path(sys.argv[1], "ballast")
+store.write("near_duplicates", "all", rows("a", 10), fingerprints={})
+ballast.write_bytes(bytes(700_000))
+refused = []
+for attempt in range(3):  # what a refused attempt left behind must not add up
+    try:
+        store.write("near_duplicates", "all", rows("b", 1000), fingerprints={})
+    except OSError as error:
+        refused.append(error.errno)
+assert refused == [errno.ENOSPC] * 3, refused
+assert store.read("near_duplicates", "all")["query_id"].to_list() == [f"a{place}" for place in range(10)]
+assert store.verify("near_duplicates", "all") == []
+store.write("near_duplicates", "small", rows("c", 10), fingerprints={})
+ballast.unlink()
+store.write("near_duplicates", "all", rows("b", 1000), fingerprints={})
+assert store.read("near_duplicates", "all").height == 1000
+"""
+
+
+def is_boxed() -> bool:
+    return subprocess.run(["bwrap", "--dev-bind", "/", "/", "true"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None or not is_boxed(), reason="no bubblewrap makes a small disk here")
+def test_a_disk_that_is_really_full_leaves_the_old_version_and_nothing_of_the_new(tmp_path: Path):
+    box = ["bwrap", "--dev-bind", "/", "/", "--size", "1000000", "--tmpfs", str(tmp_path)]
+    ended = subprocess.run(
+        [*box, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_columns_new_in_the_dictionary_are_null_in_older_parts(local: TableStore, monkeypatch: pytest.MonkeyPatch):
