@@ -38,6 +38,7 @@ GRAPH = {
     "benchmark_responses": {"checkpoints", "benchmark_queries"},
     "benchmark_scores": {"benchmark_responses", "checkpoints", "benchmark_queries"},
     "sweep_report": {"benchmark_scores", "checkpoints"},
+    "owed_report": {"release", "flip_report", "cost_report", "sweep_report"},
     "release": {
         *("subsets", "second_opinions", "responses", "queries", "verdicts", "difficulty", "response_quality"),
     },

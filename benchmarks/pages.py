@@ -51,7 +51,7 @@ import dagster as dg
 @dg.asset
 def empty() -> None: ...
 
-defs = dg.Definitions(assets=[empty])
+defs = dg.Definitions(assets=[empty], executor=dg.in_process_executor)
 """
 LAUNCH = """
 mutation($what: LaunchBackfillParams!) {

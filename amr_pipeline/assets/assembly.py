@@ -12,6 +12,7 @@ from amr_pipeline.assets import (
     evaluation,
     flips,
     overdue,
+    owed_report,
     queries,
     release,
     responses,
@@ -41,7 +42,9 @@ def assets_of(study: Study) -> list[dg.AssetsDefinition]:
     if study.training_recipes:
         assets += [*training.build(study, partitions), *benchmark_responses.build(study, partitions)]
         assets += evaluation.build(study, partitions)
-    return assets
+    last = ("release", "flip_report", "cost_report", "sweep_report")
+    made = {key.to_user_string() for asset in assets for key in asset.keys}
+    return [*assets, *owed_report.build(study, [name for name in last if name in made])]
 
 
 def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitions:
@@ -54,7 +57,7 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
 
     assets = in_catalog(assets_of(study), deployment.owners)
     names = {key.to_user_string() for asset in assets for key in asset.keys}
-    jobs = automation.jobs_of(names)
+    jobs, outbox = automation.jobs_of(names), alerting.Outbox()
     return dg.Definitions(
         assets=assets,
         jobs=jobs,
@@ -67,8 +70,8 @@ def assemble(deployment: Deployment, study: Study | None = None) -> dg.Definitio
         ],
         sensors=[
             automation.source_sensor(jobs, of_today),
-            overdue.owed_sensor(of_today, deployment.overdue_hours),
-            *([alerting.failure_sensor()] if deployment.sends_alerts else []),
+            overdue.owed_sensor(of_today, deployment.overdue_hours, outbox),
+            *([alerting.failure_sensor(outbox)] if deployment.sends_alerts else []),
         ],
         resources={"platform": Platform.of(deployment)},
         executor=dg.in_process_executor,

@@ -9,7 +9,7 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.assets.lineage import verifier_fingerprints
 from amr_pipeline.assets.partitions import ALL, distiller_and_shard, stored_partitions
-from amr_pipeline.assets.publication import Built, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.responses import texts_of
 from amr_pipeline.audit import HumanVerdicts, agreement, audit_rows, drawn, form, read_human_verdicts
@@ -28,7 +28,7 @@ def build(study: Study) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         deps=[dg.AssetDep(name, partition_mapping=everything) for name in ("verdicts", "responses", "queries")],
-        check_specs=table_checks("audit"),
+        check_specs=[dictionary_check("audit")],
         group_name="verdicts",
         kinds={"polars"},
     )

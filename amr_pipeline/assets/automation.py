@@ -118,7 +118,7 @@ def _schedule(
 ) -> dg.ScheduleDefinition:
     @dg.schedule(job=job, cron_schedule=cron, name=name, description=job.description)
     def schedule(context: dg.ScheduleEvaluationContext, platform: Platform) -> list[dg.RunRequest] | dg.SkipReason:
-        running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_UNFINISHED))
+        running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNFINISHED))
         under_way = {run.tags.get("dagster/partition", "") for run in running}
         requested = choose(platform.tables(), under_way)
         if not requested:
@@ -156,9 +156,10 @@ def partitions_to_deepen(study: Study, store: "TableStore", under_way: set[str],
     return sorted(filled_at, key=lambda key: filled_at[key])[:most]
 
 
-_UNFINISHED = [
+UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
 ]
+"""Statuses of runs that are asked for or under way."""

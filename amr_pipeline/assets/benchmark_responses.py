@@ -18,11 +18,11 @@ from amr_pipeline.assets.lineage import Lineage, benchmarks_of
 from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import (
     Publication,
+    dictionary_check,
     note_committed,
     note_current,
     partitions_of_run,
     progress_log,
-    table_checks,
 )
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.response_ledger import LedgerPage
@@ -50,7 +50,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         partitions_def=partitions.training_recipes,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=["checkpoints", dg.AssetDep("benchmark_queries", partition_mapping=dg.AllPartitionMapping())],
-        check_specs=table_checks("benchmark_responses"),
+        check_specs=[dictionary_check("benchmark_responses")],
         group_name="evaluation",
         kinds={"vllm", "ray"},
         pool="engines",

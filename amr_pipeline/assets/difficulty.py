@@ -9,7 +9,7 @@ from amr_pipeline import tables
 from amr_pipeline.assets.adaptive_passes import spent_by_distiller
 from amr_pipeline.assets.lineage import DEPENDENCES, verifier_fingerprints, verifiers_behind
 from amr_pipeline.assets.partitions import StudyPartitions, response_partition, stored_partitions
-from amr_pipeline.assets.publication import Built, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.reporting import picture, publish_page
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.difficulty import JOINT
@@ -37,7 +37,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             dg.AssetDep("queries"),
         ],
         check_specs=[
-            *table_checks("difficulty"),
+            dictionary_check("difficulty"),
             dg.AssetCheckSpec(UNDECIDED, asset="difficulty", description="at most 1 % of the verdicts are undecided"),
         ],
         automation_condition=dg.AutomationCondition.eager(),

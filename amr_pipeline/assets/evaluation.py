@@ -10,7 +10,7 @@ from amr_pipeline import tables
 from amr_pipeline.assets.benchmark_responses import current_benchmark_responses
 from amr_pipeline.assets.engine_times import EngineTimes, model_of
 from amr_pipeline.assets.partitions import StudyPartitions
-from amr_pipeline.assets.publication import Built, progress_log, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, progress_log, publish
 from amr_pipeline.assets.reporting import picture, publish_page
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.verdicts import judge_responses
@@ -36,7 +36,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             "checkpoints",
             dg.AssetDep("benchmark_queries", partition_mapping=dg.AllPartitionMapping()),
         ],
-        check_specs=table_checks("benchmark_scores"),
+        check_specs=[dictionary_check("benchmark_scores")],
         group_name="evaluation",
         kinds={"python", "mlflow"},
         pool="engines",

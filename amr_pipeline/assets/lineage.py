@@ -30,6 +30,9 @@ PACKAGE = Path(amr_pipeline.__file__).parent
 
 Inputs = Iterable[tuple[str, str]]
 
+FEW = 8
+"""Partitions up to which records are read one by one; a listing of a whole table costs more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dependence:
@@ -284,13 +287,12 @@ class Lineage:
         """
         table = "queries" if table == "dropped_queries" else table
         depends = DEPENDENCES[table]
+        inputs = list(depends.inputs(self._study, partition))
+        self._look_up(inputs)
         return {
             "rows": fingerprint(depends.rows(self._study, partition)),
             "code": code_digest(*depends.code),
-            "inputs": {
-                f"{upstream}/{key}": self._digest(upstream, key)
-                for upstream, key in depends.inputs(self._study, partition)
-            },
+            "inputs": {f"{upstream}/{key}": self._digests[upstream, key] for upstream, key in inputs},
             **(self._passes(partition) if table == "responses" else {}),
         }
 
@@ -299,10 +301,19 @@ class Lineage:
         due = passes_due(self._study, self._store, partition)
         return {} if due is None else {"passes": fingerprint(due.select("query_id", "num_due").sort("query_id").rows())}
 
-    def _digest(self, table: str, partition: str) -> str | None:
-        if (table, partition) not in self._digests:
-            self._digests[table, partition] = self._store.digest(table, partition)
-        return self._digests[table, partition]
+    def _look_up(self, inputs: Inputs) -> None:
+        """Read the digests that were not read yet, many of one table together."""
+        waiting: dict[str, list[str]] = {}
+        for table, key in dict.fromkeys(inputs):
+            if (table, key) not in self._digests:
+                waiting.setdefault(table, []).append(key)
+        for table, keys in waiting.items():
+            if len(keys) <= FEW:
+                found = {key: self._store.digest(table, key) for key in keys}
+            else:
+                made = self._store.summary(table, keys).partitions
+                found = {key: made[key].digest if key in made else None for key in keys}
+            self._digests.update({(table, key): digest for key, digest in found.items()})
 
     def is_current(self, table: str, partition: str) -> bool:
         """Whether the newest complete commit is whole and was made from exactly today's rows, code and inputs."""
@@ -313,4 +324,15 @@ class Lineage:
 
     def owed(self, table: str) -> list[str]:
         """Partitions of `table` that do not exist, lack rows, or were made from something else, in order."""
-        return [key for key in stored_partitions(self._study, table) if not self.is_current(table, key)]
+        keys = stored_partitions(self._study, table)
+        if len(keys) <= FEW:
+            return [key for key in keys if not self.is_current(table, key)]
+        found = self._store.summary(table, keys).partitions
+        made = [key for key in keys if key in found and not found[key].owed]
+        self.look_up(table, made)
+        current = {key for key in made if found[key].fingerprints == self.fingerprints(table, key)}
+        return [key for key in keys if key not in current]
+
+    def look_up(self, table: str, partitions: Iterable[str]) -> None:
+        """Read together what the fingerprints of many partitions will ask for."""
+        self._look_up(one for key in partitions for one in DEPENDENCES[table].inputs(self._study, key))

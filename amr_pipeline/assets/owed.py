@@ -22,7 +22,7 @@ from amr_pipeline.studies.study import Study
 from amr_pipeline.verdicts import ledger
 
 if TYPE_CHECKING:
-    from amr_pipeline.engines.commits import Commit
+    from amr_pipeline.engines.commits import Commit, CommitSummary
     from amr_pipeline.engines.tables_on_disk import TableStore
 
 _IDENTITY = ["response_id", "query_id", "category", "distiller", "distiller_fingerprint", "pass_index"]
@@ -93,7 +93,32 @@ def why_owed(lineage: Lineage, store: "TableStore", table: str, partition: str) 
     yield from _differences(commit, lineage.fingerprints(table, partition))
 
 
-def _differences(commit: "Commit", today: dict[str, object]) -> Iterator[str]:
+def owed_by_records(study: Study, store: "TableStore", table: str) -> tuple[Owed, float | None]:
+    """What a table owes as far as commit records say, without reading a row, however many partitions it has.
+
+    Rows are those that records themselves lack. Beside it, when anything was last committed to the table (unix seconds,
+    None for never).
+    """
+    lineage, keys = Lineage(study, store), stored_partitions(study, table)
+    found = store.summary(table, keys)
+    lineage.look_up(table, found.partitions)
+    owed: list[OwedPartition] = []
+    for key in keys:
+        made, because = found.partitions.get(key), ["never completed"]
+        if made is not None:
+            because = ["lacks rows"] if made.owed else []
+            because += _differences(made, lineage.fingerprints(table, key))
+        if because:
+            distiller, shard = distiller_and_shard(key) if table in BY_RESPONSE else (None, None)
+            rows = {LACKING: made.owed} if made is not None and made.owed else None
+            one = OwedPartition(
+                asset=table, partition=key, distiller=distiller, shard=shard, rows=rows, because=tuple(because)
+            )
+            owed.append(one)
+    return Owed(study=study.name, shards=study.shards, partitions={table: len(keys)}, owed=tuple(owed)), found.made_at
+
+
+def _differences(commit: "Commit | CommitSummary", today: dict[str, object]) -> Iterator[str]:
     for part, words in (("rows", "of other study rows"), ("code", "of other code"), ("passes", "of other passes due")):
         if commit.fingerprints.get(part) != today.get(part):
             yield words

@@ -6,14 +6,14 @@ Does not belong here: how a frame is computed (chapters) or what a partition dep
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from amr_pipeline.assets.lineage import DEPENDENCES, Lineage
+from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import ALL
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.report.summary import markdown_table
@@ -40,7 +40,6 @@ class Publication:
         written, current: partitions committed by this run, and those that owed nothing.
         counts: counts by reason, summed over partitions.
         violations: promises of the data dictionary that published rows break; must stay empty.
-        owing: partitions that owe something all the same, and `rows_owed` how many rows.
     """
 
     table: Table
@@ -49,13 +48,6 @@ class Publication:
     current: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     violations: Counter[str] = field(default_factory=Counter)
-    owing: set[str] = field(default_factory=set)
-    rows_owed: int = 0
-
-    def owes(self, keys: Iterable[str], rows: int) -> None:
-        """Record partitions that the run leaves owed, with as many rows together."""
-        self.owing.update(keys)
-        self.rows_owed += rows
 
     def add(self, other: "Publication") -> None:
         """Take in what another thread of the run did to other partitions of the table."""
@@ -64,7 +56,6 @@ class Publication:
         self.current += other.current
         self.counts += other.counts
         self.violations += other.violations
-        self.owes(other.owing, other.rows_owed)
 
     def result(
         self,
@@ -86,45 +77,13 @@ class Publication:
             passed=not self.violations,
             metadata={"violations": dg.MetadataValue.md(counts_table(self.violations))} if self.violations else {},
         )
-        answers = [own_check, *([self._owed_answer()] if self.table.name in DEPENDENCES else []), *checks]
-        return dg.MaterializeResult(asset_key=asset_key, metadata=entries, check_results=answers)
-
-    def _owed_answer(self) -> dg.AssetCheckResult:
-        return dg.AssetCheckResult(
-            check_name=owed_check(self.table.name).name,
-            asset_key=self.table.name,
-            passed=not self.owing,
-            severity=dg.AssetCheckSeverity.WARN,
-            description="of the partitions of this run",
-            metadata={
-                "partitions": len(self.rows.keys() | self.owing),
-                "partitions owed": len(self.owing),
-                "rows owed": self.rows_owed,
-            },
-        )
+        return dg.MaterializeResult(asset_key=asset_key, metadata=entries, check_results=[own_check, *checks])
 
 
 def counts_table(counts: Mapping[str, int], what: str = "reason") -> str:
     """Counts as a markdown table, largest first."""
     largest_first = sorted(counts, key=lambda name: (-counts[name], name))
     return markdown_table([what, "rows"], [[name, counts[name]] for name in largest_first])
-
-
-def table_checks(table: str) -> list[dg.AssetCheckSpec]:
-    """The checks that every run of a table's asset answers (`Publication.result`)."""
-    return [dictionary_check(table), *([owed_check(table)] if table in DEPENDENCES else [])]
-
-
-def owed_check(table: str) -> dg.AssetCheckSpec:
-    """The check that nothing of a table is owed; Dagster wants names to differ between assets of one step."""
-    return dg.AssetCheckSpec(
-        name=f"{table}_owes_nothing",
-        asset=table,
-        description=(
-            "every partition was made from today's rows, code and inputs; a run answers for its own partitions, the "
-            "sensor what_is_owed for all of them"
-        ),
-    )
 
 
 def dictionary_check(table: str) -> dg.AssetCheckSpec:
@@ -183,8 +142,6 @@ def note_committed(done: Publication, commit: "Commit") -> None:
     done.written.append(commit.partition)
     done.rows[commit.partition] = commit.rows
     done.counts.update(commit.counts)
-    if commit.owed:
-        done.owes([commit.partition], commit.owed)
 
 
 def note_current(done: Publication, store: "TableStore", key: str) -> None:

@@ -10,11 +10,11 @@ from amr_pipeline.assets.partitions import ALL, StudyPartitions, stored_partitio
 from amr_pipeline.assets.publication import (
     Built,
     Publication,
+    dictionary_check,
     note_current,
     note_written,
     partitions_of_run,
     publish,
-    table_checks,
 )
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.queries.decontamination import BenchmarkIndex
@@ -34,7 +34,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
 
     @dg.asset(
         deps=[every_source, *benchmarks],
-        check_specs=table_checks("near_duplicates"),
+        check_specs=[dictionary_check("near_duplicates")],
         group_name="queries",
         kinds={"polars"},
     )
@@ -61,8 +61,8 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             )
         ],
         check_specs=[
-            *table_checks("queries"),
-            *table_checks("dropped_queries"),
+            dictionary_check("queries"),
+            dictionary_check("dropped_queries"),
             dg.AssetCheckSpec(
                 CONSERVED, asset="queries", description="raw rows = queries + dropped queries, per shard", blocking=True
             ),

@@ -8,7 +8,7 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.assets.lineage import DEPENDENCES, verifier_fingerprints
 from amr_pipeline.assets.partitions import StudyPartitions, response_partition
-from amr_pipeline.assets.publication import Built, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.second_opinions import rates_of
 from amr_pipeline.assets.subsets import selection_of
@@ -51,7 +51,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
                 for name in ("responses", "queries", "verdicts", "difficulty", "response_quality")
             ),
         ],
-        check_specs=table_checks("release"),
+        check_specs=[dictionary_check("release")],
         group_name="release",
         kinds={"parquet"},
     )

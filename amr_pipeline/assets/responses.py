@@ -22,10 +22,10 @@ from amr_pipeline.assets.pools import pools_rows
 from amr_pipeline.assets.publication import (
     Built,
     Publication,
+    dictionary_check,
     partitions_of_run,
     progress_log,
     publish,
-    table_checks,
 )
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.response_ledger import ResponseLedger
@@ -92,7 +92,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[dg.AssetDep("queries", partition_mapping=of_shard)],
         check_specs=[
-            *table_checks("responses"),
+            dictionary_check("responses"),
             dg.AssetCheckSpec(COMPLETE, asset="responses", description="expected minus present is empty"),
             dg.AssetCheckSpec(BUDGET, asset="responses", description="no budget of the run stopped its requests"),
         ],
@@ -106,7 +106,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
 
     @dg.asset(
         deps=[dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping()) for name in ("responses", "queries")],
-        check_specs=table_checks("frequent_ngrams"),
+        check_specs=[dictionary_check("frequent_ngrams")],
         group_name="responses",
         kinds={"polars"},
     )
@@ -120,7 +120,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         partitions_def=partitions.responses,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[dg.AssetDep("responses"), "frequent_ngrams", dg.AssetDep("queries", partition_mapping=of_shard)],
-        check_specs=table_checks("response_quality"),
+        check_specs=[dictionary_check("response_quality")],
         group_name="responses",
         kinds={"vllm", "ray"},
         pool="engines" if has_scorer else "tables",
@@ -173,8 +173,6 @@ class Distilling:
             done.add(filled.done)
             owed, generated, tokens = owed + filled.owed, generated + filled.generated, tokens + filled.tokens
         is_stopped = self._budget.has_refused and owed > generated
-        if is_stopped:
-            done.owes(set(partitions_of_run(self._context)) - done.rows.keys(), owed - generated)
         if is_stopped:
             left = owed - generated
             progress_log.warning(

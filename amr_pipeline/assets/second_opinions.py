@@ -8,7 +8,7 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.assets.engine_times import EngineTimes, model_of
 from amr_pipeline.assets.partitions import StudyPartitions
-from amr_pipeline.assets.publication import Built, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.responses import texts_of
 from amr_pipeline.assets.verdicts import verifier_of
@@ -32,7 +32,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         partitions_def=partitions.selection_recipes,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=["subsets", *(dg.AssetDep(name, partition_mapping=everything) for name in ("responses", "queries"))],
-        check_specs=table_checks("second_opinions"),
+        check_specs=[dictionary_check("second_opinions")],
         automation_condition=dg.AutomationCondition.eager(),
         group_name="subsets",
         kinds={"python"},

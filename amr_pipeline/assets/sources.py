@@ -10,11 +10,11 @@ from amr_pipeline.assets.partitions import StudyPartitions
 from amr_pipeline.assets.publication import (
     Built,
     Publication,
+    dictionary_check,
     note_current,
     note_written,
     partitions_of_run,
     publish,
-    table_checks,
 )
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.queries.identity import benchmark_problems, identified
@@ -29,7 +29,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
     @dg.asset(
         partitions_def=partitions.sources,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=table_checks("raw_queries"),
+        check_specs=[dictionary_check("raw_queries")],
         group_name="queries",
         kinds={"polars"},
     )
@@ -58,7 +58,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
         @dg.asset(
             partitions_def=partitions.benchmarks,
             backfill_policy=dg.BackfillPolicy.single_run(),
-            check_specs=table_checks("benchmark_queries"),
+            check_specs=[dictionary_check("benchmark_queries")],
             group_name="queries",
             kinds={"polars"},
         )

@@ -6,7 +6,7 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.assets.lineage import DEPENDENCES, verifier_fingerprints, verifiers_behind
 from amr_pipeline.assets.partitions import StudyPartitions, response_partition
-from amr_pipeline.assets.publication import Built, publish, table_checks
+from amr_pipeline.assets.publication import Built, dictionary_check, publish
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.report.layouts import what_if_rows
 from amr_pipeline.report.summary import counts_plot, markdown_table
@@ -29,7 +29,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             dg.AssetDep(name, partition_mapping=everything)
             for name in ("difficulty", "verdicts", "response_quality", "queries")
         ],
-        check_specs=table_checks("subsets"),
+        check_specs=[dictionary_check("subsets")],
         automation_condition=dg.AutomationCondition.eager(),
         group_name="subsets",
         kinds={"polars"},

@@ -13,11 +13,11 @@ from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import StudyPartitions, response_partition
 from amr_pipeline.assets.publication import (
     Publication,
+    dictionary_check,
     note_current,
     note_written,
     partitions_of_run,
     progress_log,
-    table_checks,
 )
 from amr_pipeline.assets.reporting import picture
 from amr_pipeline.assets.resources import Platform
@@ -56,7 +56,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
                 ),
             )
         ],
-        check_specs=table_checks("checkpoints"),
+        check_specs=[dictionary_check("checkpoints")],
         group_name="training",
         kinds={"deepspeed", "ray", "mlflow"},
         pool="training",

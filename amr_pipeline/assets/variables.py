@@ -45,6 +45,10 @@ def alert_address(text: str) -> str | None:
     return text.strip()
 
 
+GROUPS = ("queries", "responses", "verdicts", "difficulty", "subsets", "release", "training", "evaluation")
+"""Groups of assets; a study without rows for a chapter has none of its group."""
+
+
 def owners(text: str) -> dict[str, tuple[str, ...]]:
     """`team:data,training=ann@example.org` as owners by group of assets; those without one are of all other groups."""
     found: dict[str, tuple[str, ...]] = {}
@@ -52,6 +56,8 @@ def owners(text: str) -> dict[str, tuple[str, ...]]:
         group, _, owner = (part.strip() for part in item.rpartition("="))
         if not re.fullmatch(r"team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner, re.ASCII):
             raise ValueError(f"AMR_OWNERS has {item!r}; wanted team:NAME or an e-mail address, or GROUP=OWNER")
+        if group and group not in GROUPS:
+            raise ValueError(f"AMR_OWNERS names the group {group!r}; wanted {', '.join(GROUPS)}")
         found[group] = (*found.get(group, ()), owner)
     return found
 

@@ -21,11 +21,11 @@ from amr_pipeline.assets.partitions import StudyPartitions, distiller_and_shard,
 from amr_pipeline.assets.publication import (
     Publication,
     counts_table,
+    dictionary_check,
     note_current,
     note_written,
     partitions_of_run,
     progress_log,
-    table_checks,
 )
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.responses import current_responses
@@ -72,7 +72,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             dg.AssetDep("queries", partition_mapping=dg.MultiToSingleDimensionPartitionMapping("shard")),
         ],
         check_specs=[
-            *table_checks("verdicts"),
+            dictionary_check("verdicts"),
             dg.AssetCheckSpec(
                 "every_response_has_a_verdict",
                 asset="verdicts",
@@ -205,8 +205,6 @@ class Judging:
         notes = self._times.on_top(key, {**writer.found_notes, "verifiers": self._today})
         writer.complete(counts=counts, notes=notes, owed=still_owed)
         note_written(self._done, key, everything, counts)
-        if still_owed:
-            self._done.owes([key], still_owed)
         self._count(responses, current)
         self._flips.append(flips(before, current))
 

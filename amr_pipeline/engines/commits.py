@@ -63,3 +63,34 @@ class Commit:
     def digest(self) -> str:
         """Identity of the content: equal rows in equal order have equal digests, whatever made them."""
         return fingerprint(self.schema_fingerprint, [part.sha256 for part in self.parts])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitSummary:
+    """Of a newest complete commit what decides whether its partition is current; small, where thousands are held.
+
+    Attributes:
+        digest, fingerprints, owed: as those of the commit.
+    """
+
+    digest: str
+    fingerprints: dict[str, object]
+    owed: int
+
+    @classmethod
+    def of(cls, commit: Commit) -> "CommitSummary":
+        """The summary of a commit."""
+        return cls(digest=commit.digest, fingerprints=commit.fingerprints, owed=commit.owed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableSummary:
+    """Many partitions of a table at once.
+
+    Attributes:
+        partitions: those that have a complete commit.
+        made_at: when anything was last committed to one of them, partial commits too; unix seconds, None for never.
+    """
+
+    partitions: dict[str, CommitSummary]
+    made_at: float | None

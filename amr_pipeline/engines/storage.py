@@ -9,12 +9,15 @@ Belongs here: bytes and names. Does not belong here: what a table, a part or a c
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import fsspec
+
+READS_TOGETHER = 64
+"""Requests of `read_each` that are under way at a time."""
 
 
 class Storage(Protocol):
@@ -54,6 +57,14 @@ class Storage(Protocol):
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in a folder."""
+        ...
+
+    def names_below(self, folder: str) -> dict[str, float]:
+        """Files anywhere below a folder, by their path from it, with their age in seconds since the epoch."""
+        ...
+
+    def read_each(self, names: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many files, in order; None for one that is not there."""
         ...
 
     def remove(self, name: str) -> None:
@@ -128,6 +139,25 @@ class LocalStorage:
         """See `Storage.folders`."""
         place = self._root / folder
         return sorted(entry.name for entry in place.iterdir() if entry.is_dir()) if place.is_dir() else []
+
+    def names_below(self, folder: str) -> dict[str, float]:
+        """See `Storage.names_below`."""
+        top, found = self._root / folder, dict[str, float]()
+        for place, _, _ in os.walk(top):
+            below = Path(place).relative_to(top).as_posix()
+            listed = self.names(f"{folder}/{below}")
+            found.update({name if below == "." else f"{below}/{name}": changed for name, changed in listed.items()})
+        return found
+
+    def read_each(self, names: Sequence[str]) -> list[bytes | None]:
+        """See `Storage.read_each`."""
+        found: list[bytes | None] = []
+        for name in names:
+            try:
+                found.append(self.read(name))
+            except FileNotFoundError:
+                found.append(None)
+        return found
 
     def remove(self, name: str) -> None:
         """See `Storage.remove`."""
@@ -226,12 +256,41 @@ class ObjectStorage:
             return []
         return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in listed if entry["type"] == "directory")
 
+    def names_below(self, folder: str) -> dict[str, float]:
+        """See `Storage.names_below`; a thousand names take one request."""
+        top = f"{self._root}/{folder}"
+        try:
+            listed = self._files.find(top, detail=True)
+        except FileNotFoundError:
+            return {}
+        # What is listed is named without the protocol, as the root is after `url_to_fs`.
+        return {
+            name[len(top) + 1 :]: entry["LastModified"].timestamp() if entry.get("LastModified") else 0.0
+            for name, entry in listed.items()
+        }
+
+    def read_each(self, names: Sequence[str]) -> list[bytes | None]:
+        """See `Storage.read_each`; requests are under way together."""
+        if not names:
+            return []
+        paths = [f"{self._root}/{name}" for name in names]
+        found = self._files.cat(paths, on_error="return", batch_size=READS_TOGETHER)
+        return [_bytes_or_none(found[path]) for path in paths]
+
     def remove(self, name: str) -> None:
         """See `Storage.remove`."""
         try:
             self._files.rm_file(f"{self._root}/{name}")
         except FileNotFoundError:
             return
+
+
+def _bytes_or_none(found: bytes | BaseException) -> bytes | None:
+    if isinstance(found, FileNotFoundError):
+        return None
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

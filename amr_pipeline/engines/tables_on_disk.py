@@ -22,12 +22,32 @@ from urllib.parse import quote, unquote
 import polars as pl
 import pyarrow.parquet as pq
 
-from amr_pipeline.engines.commits import Commit, CommitConflict, DamagedPart, Part, PartitionMissing
+from amr_pipeline.engines.commits import (
+    Commit,
+    CommitConflict,
+    CommitSummary,
+    DamagedPart,
+    Part,
+    PartitionMissing,
+    TableSummary,
+)
 from amr_pipeline.engines.partition_writer import PartitionWriter
 from amr_pipeline.engines.storage import Storage, open_storage
 from amr_pipeline.tables import TABLES, Table
 
 _AGAIN = "; its rows stand, materialize the partition again for what is still owed"
+
+
+MOST_SUMMARIES = 50_000
+"""Summaries of commits that a process remembers, a kilobyte or two each."""
+
+_seen: dict[tuple[str, str, str, float], CommitSummary | None] = {}
+"""By place, table, name and time of a record, since a place that was emptied has the same names again."""
+
+
+def _commit(content: bytes) -> Commit:
+    record = json.loads(content)
+    return Commit(**{**record, "parts": tuple(Part(**part) for part in record["parts"])})
 
 
 class TableStore:
@@ -41,6 +61,7 @@ class TableStore:
     def __init__(self, root: str, storage_options: Mapping[str, object] | None = None) -> None:
         self.root = root
         self.files: Storage = open_storage(root, storage_options)
+        self._place = f"{root} {sorted((storage_options or {}).items())}"
 
     # ------------------------------------------------------------------------------------------------------ commits
 
@@ -56,6 +77,39 @@ class TableStore:
         """Content digest of the newest complete commit, or None."""
         commit = self.latest(table, partition)
         return commit.digest if commit else None
+
+    def summary(self, table: str, partitions: Sequence[str]) -> TableSummary:
+        """What the newest complete commits of many partitions say.
+
+        Names are listed together and records read together; a record never changes, so that a process which asks again
+        reads only those that it has not seen.
+        """
+        folders = {f"{quote(partition, safe='')}/commits": partition for partition in partitions}
+        waiting: dict[str, list[tuple[str, float]]] = {}
+        for name, changed in sorted(self.files.names_below(table).items()):
+            folder, _, file = name.rpartition("/")
+            if folder in folders and file.endswith(".json"):
+                waiting.setdefault(folder, []).append((name, changed))
+        made_at = max((changed for names in waiting.values() for _, changed in names), default=None)
+        found: dict[str, CommitSummary] = {}
+        while waiting:  # a round for the newest of each, and further ones for those that were not complete
+            newest = {folder: names.pop() for folder, names in waiting.items()}
+            read = self._summarized(table, list(newest.values()))
+            found |= {folders[folder]: one for folder, name in newest.items() if (one := read[name]) is not None}
+            waiting = {folder: names for folder, names in waiting.items() if names and folders[folder] not in found}
+        return TableSummary(partitions=found, made_at=made_at)
+
+    def _summarized(self, table: str, names: list[tuple[str, float]]) -> dict[tuple[str, float], CommitSummary | None]:
+        """Summaries of records by name and time; None for one that is not complete, or gone since it was listed."""
+        keys = {one: (self._place, table, *one) for one in names}
+        unseen = [one for one, key in keys.items() if key not in _seen]
+        for one, content in zip(unseen, self.files.read_each([f"{table}/{name}" for name, _ in unseen]), strict=True):
+            commit = None if content is None else _commit(content)
+            _seen[keys[one]] = CommitSummary.of(commit) if commit and commit.state == "complete" else None
+        found = {one: _seen[key] for one, key in keys.items()}
+        while len(_seen) > MOST_SUMMARIES:
+            _seen.pop(next(iter(_seen)))
+        return found
 
     def versions(self, table: str, partition: str) -> list[Commit]:
         """Every complete commit, oldest first."""
@@ -105,8 +159,16 @@ class TableStore:
 
     def read_any(self, table: str, partition: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Rows of the newest commit of any state; empty when there is none. For writers that resume."""
-        frames = list(self._frames(self.latest_any(table, partition), columns, None))
-        return pl.concat(frames) if frames else _empty(table, columns)
+        while True:
+            commit = self.latest_any(table, partition)
+            try:
+                frames = list(self._frames(commit, columns, None))
+            except DamagedPart:
+                # A writer that completed meanwhile dropped the parts that its partial commits alone named.
+                if self.latest_any(table, partition) == commit:
+                    raise
+                continue
+            return pl.concat(frames) if frames else _empty(table, columns)
 
     def read_version(self, table: str, partition: str, version: int) -> pl.DataFrame:
         """Rows of one complete version.
@@ -192,10 +254,10 @@ class TableStore:
         folder = f"{table}/{quote(partition, safe='')}/commits"
         for name in sorted((name for name in self.files.names(folder) if name.endswith(".json")), reverse=True):
             try:
-                record = json.loads(self.files.read(f"{folder}/{name}"))
+                content = self.files.read(f"{folder}/{name}")
             except FileNotFoundError:  # a partial commit pruned since it was listed
                 continue
-            yield Commit(**{**record, "parts": tuple(Part(**part) for part in record["parts"])})
+            yield _commit(content)
 
     def _frames(
         self, commit: Commit | None, columns: Sequence[str] | None, bucket: str | None

@@ -37,8 +37,8 @@ def require_known_constraints(study: Study) -> Study:
 def _unknown(study: Study) -> Iterator[str]:
     rows: Iterable[Source | Benchmark] = (*study.sources, *study.benchmarks)
     for row in rows:
-        # Rows of other categories have none, and every process that loads the study would generate them for nothing.
-        may_ask = isinstance(row.reads, Generated) and row.category is Category.INSTRUCTION_FOLLOWING
+        # Rows of another category have none, and every process that loads the study would generate them for nothing.
+        may_ask = isinstance(row.reads, Generated) and row.category in (None, Category.INSTRUCTION_FOLLOWING)
         generated = _generated(row.reads) if may_ask else frozenset()
         if unknown := unsupported_constraints({*row.constraint_ids_used, *generated}):
             kind = "source" if isinstance(row, Source) else "benchmark"

@@ -1,11 +1,13 @@
 """The catalog shows the data dictionary and the owners of each asset."""
 
+from dataclasses import replace
+
 import dagster as dg
-import pytest
 
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.variables import GROUPS
 from amr_pipeline.studies.micro import STUDY
 
 
@@ -49,8 +51,13 @@ def test_assets_have_the_owners_of_their_group():
     assert found["queries"] == ("queries", ["team:data"])
     assert {tuple(owners) for _, owners in found.values()} == {("team:data",), ("ann@example.org",)}
     assert {tuple(spec.owners) for spec in specs().values()} == {()}
-    with pytest.raises(ValueError, match=r"AMR_OWNERS names trainings; wanted groups of .*training"):
-        specs(AMR_OWNERS="trainings=team:data")
+    assert {group for group, _ in found.values()} == set(GROUPS)
+
+
+def test_owners_of_a_group_that_the_study_lacks_are_nobodys_business():
+    deployment = deployment_from_environment({"AMR_OWNERS": OWNERS})
+    found = assemble(deployment, replace(STUDY, training_recipes=(), selection_recipes=(), second_opinions=()))
+    assert {tuple(spec.owners) for spec in found.resolve_all_asset_specs()} == {("team:data",)}
 
 
 OWNERS = "team:data,training=ann@example.org"

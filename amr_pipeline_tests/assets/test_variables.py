@@ -63,6 +63,8 @@ def test_owners_are_of_all_groups_or_of_one():
         "": ("team:data",),
         "training": ("ann@example.org", "team:gpu"),
     }
+    with pytest.raises(ValueError, match=r"AMR_OWNERS names the group 'trainings'; wanted queries, .*training"):
+        owners("trainings=team:data")
     for text in ("data", "training=", "team:", "training=ann@", "a b@example.org"):
         with pytest.raises(ValueError, match=r"AMR_OWNERS has .*; wanted team:NAME"):
             owners(text)

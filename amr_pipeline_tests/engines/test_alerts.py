@@ -1,9 +1,13 @@
 """An alert reaches whoever listens, is tried again where that may help, and never tells the address."""
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from amr_pipeline.engines import alerts
 from amr_pipeline.engines.alerts import ATTEMPTS, LONGEST_TEXT, AlertNotSentError, send_alert
 from amr_pipeline_tests.alert_listener import listener
 from amr_pipeline_tests.servers import free_ports
@@ -44,3 +48,21 @@ def test_nobody_there_is_an_error_without_the_address():
     with pytest.raises(AlertNotSentError, match="ConnectionRefusedError") as refused:
         send_alert(f"http://127.0.0.1:{port}/{SECRET}", "x", lambda _: None)
     assert SECRET not in str(refused.value)
+
+
+def test_a_name_that_is_none_is_an_error_without_the_address():
+    with pytest.raises(AlertNotSentError, match="UnicodeError") as refused:
+        send_alert(f"https://a..b/{SECRET}", "x", lambda _: None)
+    assert SECRET not in str(refused.value)
+
+
+def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(alerts, "DEADLINE_SECONDS", 0.2)
+    with listening_silently() as port, pytest.raises(AlertNotSentError, match=r"no answer within 0\.2 s"):
+        send_alert(f"http://127.0.0.1:{port}/{SECRET}", "x")
+
+
+@contextmanager
+def listening_silently() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

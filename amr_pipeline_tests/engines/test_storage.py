@@ -34,6 +34,21 @@ def test_names_are_files_and_folders_are_folders(files: Storage):
     assert all(changed > 1_700_000_000 for changed in files.names("t").values())
 
 
+def test_many_names_are_listed_and_many_files_read_together(files: Storage):
+    assert files.names_below("t") == {}
+    assert files.read_each([]) == []
+    names = [f"t/p%7C{place:03d}/commits/1.json" for place in range(150)]
+    for place, name in enumerate(names):
+        files.put(name, str(place).encode())
+    files.put("t/x.json", b"x")
+    files.put("tt/y.json", b"y")
+    listed = files.names_below("t")
+    assert sorted(listed) == sorted([name.removeprefix("t/") for name in names] + ["x.json"])
+    assert all(changed > 1_700_000_000 for changed in listed.values())
+    wanted: list[bytes | None] = [str(place).encode() for place in range(150)]
+    assert files.read_each([*names, "t/none", "t/x.json"]) == [*wanted, None, b"x"]
+
+
 def test_what_is_removed_is_gone_and_may_be_removed_again(files: Storage):
     files.put("a/b", b"1")
     files.remove("a/b")

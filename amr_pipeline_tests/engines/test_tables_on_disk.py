@@ -1,8 +1,10 @@
 """Readers see whole partitions or none, on a folder and on S3, whatever dies, races or rots."""
 
 import multiprocessing
+import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amr_pipeline import tables
-from amr_pipeline.engines.commits import Commit, CommitConflict, DamagedPart, PartitionMissing
+from amr_pipeline.engines.commits import (
+    Commit,
+    CommitConflict,
+    CommitSummary,
+    DamagedPart,
+    PartitionMissing,
+    TableSummary,
+)
+from amr_pipeline.engines.storage import LocalStorage
 from amr_pipeline.engines.tables_on_disk import TableStore
 
 PRINTS = {"rows": "r", "code": "c", "inputs": {}}
@@ -126,6 +136,81 @@ def test_rows_that_break_the_dictionary_are_not_published(store: TableStore):
     with pytest.raises(tables.TableMismatchError):
         store.write(TABLE, "all", frame("a").drop("similarity"), fingerprints=PRINTS)
     assert store.latest(TABLE, "all") is None
+
+
+def test_summaries_say_of_many_partitions_what_each_newest_complete_commit_says(store: TableStore):
+    keys = [f"x|{place:02d}" for place in range(12)]
+    for place, key in enumerate(keys[:-1]):
+        for version in range(place % 3):
+            store.write(TABLE, key, frame(f"{version}"), fingerprints={"rows": f"{key} {version}"})
+        if place % 2:
+            with store.writer(TABLE, key, fingerprints={"rows": "partial"}) as writer:
+                writer.append(frame("z"))
+                writer.commit_part()
+    store.writer(TABLE, keys[3], fingerprints=PRINTS).complete(owed=7)
+
+    def one_by_one() -> dict[str, CommitSummary]:
+        found = {key: store.latest(TABLE, key) for key in keys}
+        return {key: CommitSummary.of(commit) for key, commit in found.items() if commit is not None}
+
+    assert store.summary(TABLE, keys).partitions == one_by_one()
+    assert store.summary(TABLE, keys[:5]).partitions == {
+        key: one for key, one in one_by_one().items() if key in keys[:5]
+    }
+    assert store.summary("queries", keys) == TableSummary(partitions={}, made_at=None)
+    assert store.summary(TABLE, []).partitions == {}
+    begun = time.time()
+    store.write(TABLE, keys[0], frame("new"), fingerprints={"rows": "new"})
+    made_at = store.summary(TABLE, keys).made_at
+    assert made_at is not None
+    assert abs(made_at - begun) < 60
+    assert store.summary(TABLE, keys).partitions == one_by_one(), "what came since is seen"
+
+
+def test_a_reader_of_an_unfinished_version_goes_on_when_its_writer_completes(
+    local: TableStore, monkeypatch: pytest.MonkeyPatch
+):
+    writer = local.writer(TABLE, "all", fingerprints=PRINTS)
+    for name in "abc":
+        writer.append(frame(name))
+        writer.commit_part()
+    read_part = TableStore.read_part
+
+    def completed_first(self: TableStore, *arguments: object) -> pl.DataFrame:
+        monkeypatch.setattr(TableStore, "read_part", read_part)
+        writer.complete()  # its parts become one, and those of before are gone
+        return read_part(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TableStore, "read_part", completed_first)
+    assert sorted(ids(local.read_any(TABLE, "all"))) == ["a", "b", "c"]
+
+
+def test_a_record_is_read_once_and_again_where_everything_was_deleted(
+    local: TableStore, monkeypatch: pytest.MonkeyPatch
+):
+    keys = [f"{place:02d}" for place in range(10)]
+    for key in keys:
+        local.write(TABLE, key, frame(key), fingerprints=PRINTS)
+    read: list[int] = []
+    read_each = type(local.files).read_each
+
+    def counted(self: LocalStorage, names: Sequence[str]) -> list[bytes | None]:
+        read.append(len(names))
+        return read_each(self, names)
+
+    monkeypatch.setattr(LocalStorage, "read_each", counted)
+    first = local.summary(TABLE, keys).partitions
+    assert TableStore(local.root).summary(TABLE, keys).partitions == first
+    local.write(TABLE, keys[4], frame("other"), fingerprints=PRINTS)
+    second = local.summary(TABLE, keys).partitions
+    assert read == [10, 0, 1]
+    assert [key for key in keys if second[key] != first[key]] == [keys[4]]
+    shutil.rmtree(local.root)
+    time.sleep(0.02)  # of a file's time, the kernel keeps ticks
+    local.write(TABLE, keys[0], frame("again"), fingerprints=PRINTS)
+    found = local.latest(TABLE, keys[0])
+    assert found is not None
+    assert local.summary(TABLE, keys).partitions == {keys[0]: CommitSummary.of(found)}
 
 
 def test_buckets_and_columns_are_read_alone(store: TableStore):

@@ -42,5 +42,8 @@ def test_a_generated_constraint_without_a_rule_fails_the_study_by_name(monkeypat
     try:
         with pytest.raises(StudyError, match="'instruction_following' asks for startend:whisper"):
             require_known_constraints(MICRO)
+        others = tuple(row for row in MICRO.sources if row.category is not Category.INSTRUCTION_FOLLOWING)
+        with pytest.raises(StudyError, match="benchmark 'held_out' asks for startend:whisper"):
+            require_known_constraints(replace(MICRO, sources=others))
     finally:
         known_constraints._generated.cache_clear()
