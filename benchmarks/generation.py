@@ -1,4 +1,4 @@
-"""Tokens per second of the engine pools beside bare vLLM and Ray Data: `python -m benchmarks.generation [ROUNDS]`.
+"""Tokens per second of engine pools, bare vLLM and Ray Data: `python -m benchmarks.generation [ROUNDS [PART]]`.
 
 One run, one engine class, one model of random weights, all contestants warm (start-up excluded), in turns:
 
@@ -49,6 +49,15 @@ LARGE_CACHE = {
 }
 PRESSED_REQUESTS, PRESSED_TOKENS = 90, (300, 900)
 """A token takes 64 KiB of the cache's 1 GiB; requests have lengths between these."""
+
+PARTS = ("contestants", "little-memory")
+RATIOS = {
+    "pool over vllm.LLM.generate": ("equal lengths", "pool", "vllm.LLM.generate"),
+    "pool over Ray Data": ("equal lengths", "pool", "Ray Data"),
+    "streamed over barrier": ("heavy tail", "pool, streamed", "pool, a barrier after each shard"),
+    "streamed over Ray Data, heavy tail": ("heavy tail", "pool, streamed", "Ray Data"),
+    "learned over fixed, little memory": ("little memory", "learned", "fixed"),
+}
 
 Measured = tuple[int, float]
 """Tokens and seconds."""
@@ -251,28 +260,32 @@ def pressed(folder: Path, environment: dict[str, str], rounds: int) -> dict[str,
     return found
 
 
-def main(rounds: int = ROUNDS) -> None:
-    """Print the figures, the last line as one JSON object."""
+def main(rounds: int = ROUNDS, *parts: str) -> None:
+    """Print the figures, the last line as one JSON object; `parts` of `PARTS`, by default both."""
+    if strangers := set(parts) - set(PARTS):
+        raise SystemExit(f"there is no part {', '.join(sorted(strangers))}; wanted some of {', '.join(PARTS)}")
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         model = random_model(Path(scratch, "model"))
         settings = EngineSettings(model=model, revision=None, max_model_len=CONTEXT, dtype="auto")
         pools = EnginePools(ray_address=None, cache=Path(scratch, "cache"), max_engines=1)
         ensure_ray()
         environment = pools._environment(settings)
-        figures = compared(settings, environment, rounds)
-        figures["little memory"] = pressed(Path(scratch, "large"), environment, min(rounds, PRESSED_ROUNDS))
+        if not parts or "contestants" in parts:
+            figures |= compared(settings, environment, rounds)
+            print(json.dumps(figures), flush=True)
+        if not parts or "little-memory" in parts:
+            figures["little memory"] = pressed(Path(scratch, "large"), environment, min(rounds, PRESSED_ROUNDS))
         pools.close()
-    same, tail = figures["equal lengths"], figures["heavy tail"]
     ratios = {
-        "pool over vllm.LLM.generate": _ratio(same, "pool", "vllm.LLM.generate"),
-        "pool over Ray Data": _ratio(same, "pool", "Ray Data"),
-        "streamed over barrier": _ratio(tail, "pool, streamed", "pool, a barrier after each shard"),
-        "streamed over Ray Data, heavy tail": _ratio(tail, "pool, streamed", "Ray Data"),
-        "learned over fixed, little memory": _ratio(figures["little memory"], "learned", "fixed"),
+        name: _ratio(figures[workload], one, other)
+        for name, (workload, one, other) in RATIOS.items()
+        if workload in figures
     }
     print(json.dumps(figures, indent=1))
     measured = {"benchmark": "generation", **figures, "ratios": ratios, "rounds": rounds}
-    print(json.dumps({**measured, **measured_on("vllm", "ray", "torch")}))
+    load = {"load_average": round(os.getloadavg()[0], 1)}
+    print(json.dumps({**measured, **load, **measured_on("vllm", "ray", "torch")}))
 
 
 def _ratio(found: dict[str, dict[str, Any]], one: str, other: str) -> float:
@@ -280,4 +293,4 @@ def _ratio(found: dict[str, dict[str, Any]], one: str, other: str) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main(int(sys.argv[1]) if sys.argv[1:] else ROUNDS, *sys.argv[2:])
