@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,15 +23,42 @@ OBJECT_STORE_BYTES = 200 * 2**20
 LOGICAL_CPUS = max(8, os.cpu_count() or 1)
 """More than two cores have: an idle engine and a trainer may stand side by side (`EnginePools.max_engines`)."""
 
+STARTS = 4
+"""Attempts to start a private cluster. Ray's raylet gives its agents 15 seconds, hard-coded, to say where they listen,
+and dies when a busy machine takes longer (ray-project/ray#65983); the next attempt finds their modules in memory."""
+SECONDS_BETWEEN_STARTS = 5.0
+_DIED_WHILE_STARTING = "timed out during startup"
+
+_log = logging.getLogger(__name__)
 _started_here = False
 _connecting = threading.Lock()
 
 
 def ensure_ray(address: str | None = None) -> None:
-    """Connect this process to a cluster, or start a private one; nothing happens when it is connected already."""
+    """Connect this process to a cluster, or start a private one; nothing happens when it is connected already.
+
+    Raises:
+        ConnectionError: the cluster at `address` lets this process not in.
+        RuntimeError: a private one did not start, however often it was tried.
+    """
     with _connecting:
-        if not ray.is_initialized():
-            _on_a_lasting_thread(lambda: _connect(address))
+        if ray.is_initialized():
+            return
+        for attempt in range(1, STARTS + 1):
+            try:
+                # Where this fails, the thread ends, and with it the kernel ends what it had started.
+                _on_a_lasting_thread(lambda: _connect(address))
+                return
+            except Exception as error:
+                if _DIED_WHILE_STARTING not in str(error):
+                    raise
+                if attempt == STARTS:
+                    raise RuntimeError(
+                        f"Ray did not start within {STARTS} attempts; wanted a machine that starts its agents within "
+                        "15 s: end what else keeps it busy, or name a cluster in AMR_RAY_ADDRESS"
+                    ) from error
+                _log.warning("Ray did not start (attempt %d of %d); trying again", attempt, STARTS)
+            time.sleep(SECONDS_BETWEEN_STARTS)
 
 
 def _on_a_lasting_thread(start: Callable[[], None]) -> None:

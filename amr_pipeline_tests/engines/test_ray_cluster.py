@@ -7,6 +7,9 @@ import time
 
 import psutil
 import pytest
+import ray
+
+from amr_pipeline.engines import ray_cluster
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
@@ -51,6 +54,76 @@ def test_it_listens_on_loopback_alone_and_ends_with_its_process():
     while left := [pid for pid in said["family"] if _is_alive(pid)]:
         assert time.monotonic() < deadline, f"{left} outlived the process that started them"
         time.sleep(0.2)
+
+
+PAUSED = """
+import threading, time
+import psutil
+
+def pause_the_first_agent() -> None:
+    while True:
+        for one in psutil.Process().children(recursive=True):
+            try:
+                if any(word.endswith("dashboard/agent.py") for word in one.cmdline()):
+                    one.suspend()
+                    print("paused", one.pid, flush=True)
+                    return
+            except psutil.NoSuchProcess:
+                pass
+        time.sleep(0.02)
+
+threading.Thread(target=pause_the_first_agent, daemon=True).start()
+"""
+
+
+def test_a_cluster_whose_agent_is_slow_is_started_again():
+    """Ray's raylet waits 15 seconds for its agent, and Ray half a minute for its raylet."""
+    driver = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PAUSED + DRIVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    paused = driver.stdout.readline().split()
+    assert paused[:1] == ["paused"]
+    said = json.loads(driver.stdout.readline())
+    assert int(paused[1]) not in said["family"], "what the first attempt left is gone"
+    assert {"gcs_server", "raylet"} <= {name for name, _ in said["heard"]}
+    assert sum(name == "gcs_server" for name, _ in said["heard"]) == 1
+    _, complaints = driver.communicate("\n")
+    assert driver.returncode == 0
+    assert "Ray did not start (attempt 1 of 4); trying again" in complaints
+
+
+def test_what_else_fails_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
+    tried: list[str | None] = []
+
+    def connect(address: str | None) -> None:
+        tried.append(address)
+        raise ConnectionError("no Ray cluster lets this process in")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "_connect", connect)
+    with pytest.raises(ConnectionError, match="lets this process in"):
+        ray_cluster.ensure_ray("ray://127.0.0.1:1")
+    assert len(tried) == 1
+
+
+def test_a_machine_that_never_starts_it_is_told_so(monkeypatch: pytest.MonkeyPatch):
+    tried: list[str | None] = []
+
+    def connect(address: str | None) -> None:
+        tried.append(address)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "_connect", connect)
+    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_STARTS", 0.0)
+    with pytest.raises(RuntimeError, match=r"did not start within 4 attempts; wanted .* AMR_RAY_ADDRESS"):
+        ray_cluster.ensure_ray()
+    assert len(tried) == ray_cluster.STARTS
 
 
 def _is_alive(pid: int) -> bool:
