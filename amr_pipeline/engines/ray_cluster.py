@@ -6,16 +6,23 @@ end at 107 characters), and ends with the process that started it, however that 
 
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import parameter, ray_constants
+from ray._private.node import Node
+from ray._raylet import (  # of the compiled module nobody knows the names
+    DASHBOARD_AGENT_LISTEN_PORT_NAME,  # pyright: ignore[reportAttributeAccessIssue]
+    persist_port,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Only prompts, texts and small results pass through the object store; Ray's own default is 30 % of memory."""
@@ -24,8 +31,7 @@ LOGICAL_CPUS = max(8, os.cpu_count() or 1)
 """More than two cores have: an idle engine and a trainer may stand side by side (`EnginePools.max_engines`)."""
 
 STARTS = 4
-"""Attempts to start a private cluster. Ray's raylet gives its agents 15 seconds, hard-coded, to say where they listen,
-and dies when a busy machine takes longer (ray-project/ray#65983); the next attempt finds their modules in memory."""
+"""Attempts to start a private cluster: on a busy machine its raylet may take longer than Ray waits, which is 30 s."""
 SECONDS_BETWEEN_STARTS = 5.0
 _DIED_WHILE_STARTING = "timed out during startup"
 
@@ -94,7 +100,7 @@ def _connect(address: str | None) -> None:
             ) from error
         return
     folder = Path(tempfile.gettempdir()) / f"amr-ray-{os.getuid()}"
-    with _loopback_is_an_address():
+    with _loopback_is_an_address(), _agents_may_take_their_time() as metrics_port:
         ray.init(
             num_cpus=LOGICAL_CPUS,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -104,6 +110,7 @@ def _connect(address: str | None) -> None:
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
+            _metrics_export_port=metrics_port,
         )
     _started_here = True
 
@@ -120,6 +127,37 @@ def _loopback_is_an_address() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _agents_may_take_their_time() -> Iterator[int]:
+    """Say beforehand where a raylet's agents will listen; gives the port of their metrics, which `ray.init` wants.
+
+    Ray 2.60's raylet gives them 15 seconds, hard-coded, to say it themselves in a file, and dies on a machine that
+    takes longer to import what they need (ray-project/ray#65983). It asks for no file of a port that it was given, but
+    for that of the agents' own listener.
+    """
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    metrics, exported, environments, listener = (one.getsockname()[1] for one in held)
+    for one in held:
+        one.close()
+    parameters, start = parameter.RayParams, Node.start_raylet
+
+    def start_raylet(self: Node, *given: object, **named: object) -> None:
+        persist_port(self.get_session_dir_path(), self.node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, listener)
+        start(self, *given, **named)  # type: ignore[arg-type]
+
+    parameter.RayParams = partial(
+        parameters,
+        metrics_agent_port=metrics,
+        runtime_env_agent_port=environments,
+        dashboard_agent_listen_port=listener,
+    )
+    Node.start_raylet = start_raylet
+    try:
+        yield exported
+    finally:
+        parameter.RayParams, Node.start_raylet = parameters, start
 
 
 def leave_ray() -> None:
