@@ -259,9 +259,13 @@ class Pool:
 
 
 def _end(replica: Replica) -> None:
-    """End one replica's actor and give back what was reserved for it."""
-    if replica.actor is not None:
-        ray.kill(replica.actor, no_restart=True)
-    if replica.place is not None:
-        remove_placement_group(replica.place)
+    """End one replica's actor and give back what was reserved for it.
+
+    Where this process has left its cluster, which ends both, nothing is asked: Ray would start another one to ask.
+    """
+    if ray.is_initialized():
+        if replica.actor is not None:
+            ray.kill(replica.actor, no_restart=True)
+        if replica.place is not None:
+            remove_placement_group(replica.place)
     replica.actor = replica.place = None
