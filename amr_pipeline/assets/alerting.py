@@ -62,8 +62,8 @@ class Outbox:
             now = self.now()
             if self._refused_at is not None and now - self._refused_at < SECONDS_AFTER_REFUSAL:
                 return
-            recently = {kind for kind, at in self._sent_at.items() if now - at < SECONDS_OF_QUIET}
-            due = [kind for kind in self._waiting if kind not in recently]
+            self._sent_at = {kind: at for kind, at in self._sent_at.items() if now - at < SECONDS_OF_QUIET}
+            due = [kind for kind in self._waiting if kind not in self._sent_at]
             if not due:
                 return
             try:

@@ -55,7 +55,7 @@ def ensure_ray(address: str | None = None) -> None:
                 # Where this fails, the thread ends, and with it the kernel ends what it had started.
                 _on_a_lasting_thread(lambda: _connect(address))
                 return
-            except Exception as error:
+            except Exception as error:  # Ray's own for this is of no narrower class; any other goes on to the caller
                 if _DIED_WHILE_STARTING not in str(error):
                     raise
                 if attempt == STARTS:

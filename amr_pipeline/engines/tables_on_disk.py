@@ -13,6 +13,7 @@ Source: design promises 4 and 5.
 import hashlib
 import io
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -43,6 +44,8 @@ MOST_SUMMARIES = 50_000
 
 _seen: dict[tuple[str, str, str, float], CommitSummary | None] = {}
 """By place, table, name and time of a record, since a place that was emptied has the same names again."""
+_remembering = threading.Lock()
+"""Sensors and schedules of a code server ask side by side."""
 
 
 def _commit(content: bytes) -> Commit:
@@ -102,13 +105,16 @@ class TableStore:
     def _summarized(self, table: str, names: list[tuple[str, float]]) -> dict[tuple[str, float], CommitSummary | None]:
         """Summaries of records by name and time; None for one that is not complete, or gone since it was listed."""
         keys = {one: (self._place, table, *one) for one in names}
-        unseen = [one for one, key in keys.items() if key not in _seen]
+        with _remembering:
+            found = {one: _seen[key] for one, key in keys.items() if key in _seen}
+        unseen = [one for one in names if one not in found]
         for one, content in zip(unseen, self.files.read_each([f"{table}/{name}" for name, _ in unseen]), strict=True):
             commit = None if content is None else _commit(content)
-            _seen[keys[one]] = CommitSummary.of(commit) if commit and commit.state == "complete" else None
-        found = {one: _seen[key] for one, key in keys.items()}
-        while len(_seen) > MOST_SUMMARIES:
-            _seen.pop(next(iter(_seen)))
+            found[one] = CommitSummary.of(commit) if commit and commit.state == "complete" else None
+        with _remembering:
+            _seen.update({keys[one]: found[one] for one in unseen})
+            while len(_seen) > MOST_SUMMARIES:
+                del _seen[next(iter(_seen))]
         return found
 
     def versions(self, table: str, partition: str) -> list[Commit]:
