@@ -45,9 +45,12 @@ def browser_page() -> Iterator[Page]:
 
 
 def switch_on(page: Page, schedule: str) -> None:
-    """On Dagster's page of automations, the switch at the end of a schedule's row, once the row is complete."""
-    # The box before the name selects the row; the switch comes after it, once the row is complete.
-    switch = page.locator(f"xpath=(//*[text()='{schedule}']/following::input[@type='checkbox'])[1]")
+    """On Dagster's page of automations, the switch of a schedule: the second box of its row, once it is there.
+
+    The first selects the row, and the next one in the page may be another row's.
+    """
+    rows = "ancestor::*[count(.//a[contains(@href, '/schedules/') or contains(@href, '/sensors/')]) = 1]"
+    switch = page.locator(f"xpath=((//a[.//*[text()='{schedule}']]/{rows})[1]//input[@type='checkbox'])[2]")
     switch.locator("xpath=ancestor::label[1]").click()
     expect(switch).to_be_checked()
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from queue import SimpleQueue
 
-from amr_pipeline.engines.answer_checker_worker import write_frame
+from amr_pipeline.engines.answer_checker_worker import PATIENCE, write_frame
 from amr_pipeline.verdicts.verifier import AnswerPair, Cause, CompareAnswers, Comparison
 
 START_SECONDS = 120.0
@@ -59,7 +59,7 @@ class Checker:
         try:
             job: dict[str, object] = {"reference": pair.reference, "answer": pair.answer, "seconds": pair.seconds}
             write_frame(self._process.stdin.fileno(), job)
-            reply = self._reply(pair.seconds + (START_SECONDS if self._is_new else 30.0))
+            reply = self._reply(PATIENCE * pair.seconds + (START_SECONDS if self._is_new else 30.0))
         except (BrokenPipeError, ValueError) as error:
             raise CheckerDiedError from error
         self._is_new = False

@@ -391,7 +391,7 @@ class MathVerifier:
     """Typed comparison, then Math-Verify, then (optionally) a judge on what stage one rejects (Eq. 1).
 
     Attributes:
-        deadline_seconds: longest symbolic comparison of one answer; beyond it the verdict is undecided (`timeout`).
+        deadline_seconds: CPU seconds of the symbolic comparison of one answer; beyond them it is undecided (`timeout`).
     """
 
     category: Literal[Category.MATH] = Category.MATH

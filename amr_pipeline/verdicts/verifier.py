@@ -131,7 +131,7 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerPair:
-    """A reference and an answer to compare within `seconds`; `pair_id` comes back with the comparison."""
+    """A reference and an answer to compare within CPU `seconds`; `pair_id` comes back with the comparison."""
 
     pair_id: str
     reference: str

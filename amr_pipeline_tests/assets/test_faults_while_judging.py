@@ -220,9 +220,10 @@ def test_undisturbed_every_verdict_is_the_one_known_beforehand(stored: Mixed):
 
 
 def test_a_sandbox_launcher_that_is_killed_again_and_again(stored: Mixed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(code_sandbox, "ATTEMPTS", 1)  # on a busy machine no program loses three launchers in a row
-    with from_then_on(lambda: stored.judged(Category.CODE) >= BATCH, lambda: kill("What makes boxes")) as begun:
-        stored.judge(KEY)
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(code_sandbox, "ATTEMPTS", 1)  # on a busy machine no program loses three launchers in a row
+        with from_then_on(lambda: stored.judged(Category.CODE) >= BATCH, lambda: kill("What makes boxes")) as begun:
+            stored.judge(KEY)
     assert begun.is_set()
     require_only_undecided(stored, Category.CODE)
     require_settled(stored)

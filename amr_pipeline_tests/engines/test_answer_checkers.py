@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -57,6 +58,32 @@ def test_one_percent_poison_costs_no_innocent_pair(checkers: AnswerCheckers):
 def test_every_hostile_answer_ends(checkers: AnswerCheckers):
     for one in checkers(pairs(*(("17", answer) for answer in HOSTILE))):
         assert one.equal is False or one.cause in (Cause.TIMEOUT, Cause.CRASHED)
+
+
+@pytest.fixture
+def suspended() -> Iterator[tuple[AnswerCheckers, psutil.Process]]:
+    """Checkers with one worker whose comparing process was stopped, and that process."""
+    opened, others = AnswerCheckers(slots=1), {one.pid for one in workers()}
+    list(opened(pairs(("x", "x"))))
+    (worker,) = (one for one in workers() if one.pid not in others and one.ppid() == os.getpid())
+    (comparing,) = worker.children()
+    comparing.suspend()
+    yield opened, comparing
+    opened.close()
+
+
+def test_a_machine_that_is_busy_elsewhere_makes_no_answer_undecided(suspended: tuple[AnswerCheckers, psutil.Process]):
+    opened, comparing = suspended
+    going_on = threading.Timer(3.0, comparing.resume)
+    going_on.start()
+    (found,) = opened([AnswerPair(pair_id="0", reference="x+1", answer="1+x", seconds=1.5)])
+    going_on.join()
+    assert found.equal is True
+
+
+def test_a_comparison_that_waits_for_ever_ends(suspended: tuple[AnswerCheckers, psutil.Process]):
+    (found,) = suspended[0]([AnswerPair(pair_id="0", reference="x+1", answer="1+x", seconds=0.2)])
+    assert (found.equal, found.cause) == (None, Cause.TIMEOUT)
 
 
 def test_a_killed_worker_is_replaced(checkers: AnswerCheckers):
