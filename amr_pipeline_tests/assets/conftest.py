@@ -1,5 +1,7 @@
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
@@ -25,3 +27,12 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> ImportedWorld:
     made = _asked_world(tmp_path_factory.mktemp("finished"))
     made.materialize()
     return made
+
+
+@pytest.fixture
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in a folder of its own, telling nobody."""
+    with dg.DagsterInstance.local_temp(
+        str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
+    ) as opened:
+        yield opened

@@ -1,6 +1,5 @@
 """A run that failed is told, without what its error says; one that will be retried is no news; nothing waiting is lost."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -105,14 +104,6 @@ def test_of_very_many_only_the_number_is_told(chat: Chat):
 
 
 # --------------------------------------------------------------------------------------------------------- the sensor
-
-
-@pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(
-        str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
-    ) as opened:
-        yield opened
 
 
 class Watched:

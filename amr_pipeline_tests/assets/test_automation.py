@@ -1,10 +1,9 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
-import pytest
 
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
@@ -72,12 +71,6 @@ class Daemon:
             assert run is not None
             report = self.instance.report_run_failed if failed else self.instance.report_run_canceled
             report(run)
-
-
-@pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as opened:
-        yield opened
 
 
 def test_a_changed_parameter_re_grades_what_is_owed_over_several_ticks_and_nothing_twice(

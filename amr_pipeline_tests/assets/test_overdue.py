@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 
 import dagster as dg
 import pytest
@@ -192,14 +191,6 @@ def test_a_study_of_another_name_inherits_nothing(world: ImportedWorld):
 
 
 # ------------------------------------------------------------------------------------------------------------- Dagster
-
-
-@pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(
-        str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
-    ) as opened:
-        yield opened
 
 
 def deployment(world: ImportedWorld) -> Deployment:

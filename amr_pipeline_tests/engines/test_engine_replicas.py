@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -146,3 +148,24 @@ def test_weights_that_do_not_fit_close_the_engine(opened: Pool):
     assert opened.replicas == []
     opened.open()
     assert next(opened.run(work(1))).text.startswith("own ")
+
+
+ENDING = """
+import atexit
+opened = []
+atexit.register(lambda: opened[0].close())  # registered before Ray's own, so that the cluster was left when it runs
+from amr_pipeline.engines.ray_cluster import ensure_ray
+from amr_pipeline_tests.engines.test_engine_replicas import pool
+ensure_ray()
+opened.append(pool())
+opened[0].open()
+"""
+
+
+def test_a_process_that_ends_with_engines_open_starts_no_other_cluster_to_end_them():
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENDING], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "atexit" not in ended.stderr
+    assert ended.stderr.count("Started a local Ray instance") <= 1, ended.stderr
