@@ -131,7 +131,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command()
 def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
-    """Generate what a distiller owes, then everything that follows: quality, verdicts, difficulty, subsets."""
+    """Generate what a distiller owes, then everything that follows, to the release."""
     from amr_pipeline.assets.session import Session
 
     with Session.open() as session:

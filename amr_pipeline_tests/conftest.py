@@ -4,12 +4,13 @@ Does not belong here: fixtures that one chapter uses; they stand in that chapter
 """
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from amr_pipeline_tests.servers import free_ports
 
 # Before any import of an engine: no test may reach the network, by hand or by make.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -63,10 +64,9 @@ def real_data() -> Path:
 
 @pytest.fixture
 def free_port() -> int:
-    """A loopback port that nothing listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A loopback port that nothing listens on, and that no connection takes meanwhile."""
+    (port,) = free_ports(1)
+    return port
 
 
 @pytest.fixture(scope="session")

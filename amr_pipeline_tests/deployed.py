@@ -92,7 +92,7 @@ class Deployed:
         """What Dagster's web server says to a question in GraphQL."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.pages}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             found = json.loads(answer.read())
         assert "errors" not in found, found
         return found["data"]
@@ -174,7 +174,7 @@ def deployed(
         mlflow = mlflow_server(folder, mlflow_port, database, objects, environment)
         code, webserver, daemon = _dagster(folder, code_port, pages_port, environment)
         for program in (mlflow, code, webserver, daemon):
-            running.callback(program.stop)
+            running.callback(_end, program)
         for program in (mlflow, code):
             program.start(wait=False)
         for program in (code, mlflow):
@@ -198,6 +198,12 @@ def deployed(
             proxy=proxy,
             instance=instance,
         )
+
+
+def _end(program: Program) -> None:
+    """Kill it where it runs: nobody looks at how it shuts down, for which a busy machine takes long."""
+    if program.process is not None and program.process.poll() is None:
+        program.kill()
 
 
 def _environment(folder: Path, database: Postgres, objects: ObjectStore, tracking: str) -> dict[str, str]:

@@ -78,6 +78,8 @@ def pods(overlay: str) -> dict[str, Pod]:
     for (kind, name), document in resources(overlay).items():
         if kind == "Deployment":
             found[name] = Pod.of(name, document["spec"]["template"])
+        if kind == "CronJob":
+            found[name] = Pod.of(name, document["spec"]["jobTemplate"]["spec"]["template"])
         if kind == "RayCluster":
             spec = document["spec"]
             found["ray-head"] = Pod.of("ray-head", spec["headGroupSpec"]["template"])

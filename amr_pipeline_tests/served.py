@@ -7,7 +7,6 @@ page should show.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
+
+from amr_pipeline_tests.servers import free_ports
 
 REPOSITORY = Path(__file__).parent.parent
 PROGRAMS = Path(sys.executable).parent
@@ -70,7 +71,7 @@ def dagster_pages(home: Path, variables: Mapping[str, str]) -> Iterator[str]:
         "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
         **variables,
     }
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [str(PROGRAMS / "dagster"), "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(REPOSITORY / "workspace.yaml")]  # fmt: skip
     with _running(command, environment, f"http://127.0.0.1:{port}", "/server_info") as address:
         yield address
@@ -108,9 +109,3 @@ def _answers(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

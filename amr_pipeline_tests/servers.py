@@ -21,13 +21,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import psutil
 import pytest
 
 PROGRAMS = Path(sys.executable).parent
-SECONDS_TO_START = 180.0
+SECONDS_TO_START = 600.0
 """Two cores, and other servers start beside it."""
 
 POSTGRES = next(
@@ -39,16 +40,38 @@ POSTGRES = next(
 needs_postgres = pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL here; make test installs it where it may")
 
 
+LOWEST_PORT = 20_000
+"""Below it stand ports of known services, and those up to 19999 that Ray gives its workers."""
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports that no outgoing connection is given, none of them another worker's of this session; each once.
+
+    In random order, since other sessions of this machine draw from the same numbers.
+    """
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    # Where a machine gives nearly all ports to outgoing connections, that they are tried first has to do.
+    own = range(LOWEST_PORT + worker, max(first_outgoing, LOWEST_PORT + 10_000), workers)
+    yield from random.Random().sample(own, len(own))
+
+
+_ports = _own_ports()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener, suppress(OSError):
+        listener.bind(("", port))
+        return True
+    return False
+
+
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on, all held at once so that they differ."""
-    listeners = [socket.socket() for _ in range(count)]
-    try:
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+    """Ports that nothing listens on, and that nobody is given before a test uses them; never the same twice."""
+    found = list(islice(filter(_is_free, _ports), count))
+    assert len(found) == count, "no port is left that was not given yet"
+    return found
 
 
 def free_address(port: int) -> str:

@@ -139,7 +139,11 @@ def test_compose_refers_to_what_exists() -> None:
             assert (REPOSITORY / "docker" / source).exists() if here else source in document["volumes"], name
         if service["image"] in OWN_IMAGES:
             built = {"context": "..", "dockerfile": "docker/Dockerfile", "target": OWN_IMAGES[service["image"]]}
+            (system,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
+            arguments = service["build"].pop("args")
             assert service["build"] == built, name
+            assert arguments.pop("PYTHON_IMAGE") == system, name
+            assert arguments == ({"PIP_EXTRA_INDEX_URL": ""} if built["target"] == "control" else {}), name
     assert all(secret["file"].startswith("./secrets/") for secret in document["secrets"].values())
 
 

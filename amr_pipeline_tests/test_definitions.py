@@ -48,13 +48,14 @@ GRAPH = {
 
 def test_definitions_load_lightly():
     probe = (
-        "import sys, time, json; begun = time.process_time(); import amr_pipeline.definitions;"
-        f"print(json.dumps([time.process_time() - begun, [name for name in {HEAVY!r} if name in sys.modules]]))"
+        "import sys, time, json; begun = time.process_time(); import dagster; between = time.process_time();"
+        "import amr_pipeline.definitions; seconds = [between - begun, time.process_time() - between];"
+        f"print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules]]))"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", probe], capture_output=True, text=True, check=True)
-    seconds, loaded = json.loads(done.stdout.splitlines()[-1])
+    (of_dagster, of_ours), loaded = json.loads(done.stdout.splitlines()[-1])
     assert loaded == []
-    assert seconds < 5
+    assert of_ours < 3 * of_dagster, "about as long as Dagster itself, on whatever machine"
 
 
 @pytest.mark.parametrize("study", [MICRO, DEEPDISTILL], ids=lambda study: study.name)

@@ -105,12 +105,13 @@ def owed_at_last(said: str) -> list[str]:
 
 def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
     commands, (server,) = blocks("using", "bash"), blocks("using", "bash server")
-    study, stays = commands[1], {**environment, "AMR_STUDY": "my_study.py"}
+    study = commands[1]
     paste([commands[0], study], clone, environment)
-    with served(server, clone, stays):
-        said = paste([study, *commands[2:]], clone, environment)
+    with served(server, clone, environment):
+        paste([study, commands[2]], clone, environment)
+    said = paste([study, *commands[3:]], clone, environment)
     assert "its verifier changed" in said
-    store, shards = TableStore(str(clone / ".amr" / "tables")), ["00", "01"]
+    store, shards = TableStore(str(clone / "mine" / "tables")), ["00", "01"]
     queries = store.read("queries", shards)
     responses = store.read("responses", [f"{name}|{shard}" for name in ("middle", "weak") for shard in shards])
     assert responses["response_id"].n_unique() == responses.height == 2 * 4 * queries.height
@@ -122,7 +123,7 @@ def test_using_it_four_ways(clone: Path, environment: dict[str, str]) -> None:
     if not SOAK:
         return
     assert set(owed_at_last(said)) == {"0"}
-    runs = MlflowClient(f"sqlite:///{clone / '.amr' / 'mlflow.db'}")
+    runs = MlflowClient(f"sqlite:///{clone / 'mine' / 'mlflow.db'}")
     assert Path(runs.get_model_version_by_alias("mine.stage1-learning-rate", "best").source).is_dir()
 
 

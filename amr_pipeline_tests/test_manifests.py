@@ -23,8 +23,8 @@ TALKS_TO_KUBERNETES = {
     "ray-head": "the autoscaler beside it asks for workers",
 }
 MAY_ADD_CAPABILITIES = {"proxy": ["NET_BIND_SERVICE"]}  # its program carries the right, and needs it to start
-WITHOUT_READINESS = {"daemon": "nothing connects to it", "runs": "ends by itself"}
-WITHOUT_LIVENESS = {"runs": "run monitoring watches it"}
+WITHOUT_READINESS = {"daemon": "nothing connects to it", "runs": "ends by itself", "housekeeping": "ends by itself"}
+WITHOUT_LIVENESS = {"runs": "run monitoring watches it", "housekeeping": "its job has a deadline"}
 
 
 def all_pods(overlay: str) -> dict[str, Pod]:
@@ -161,7 +161,7 @@ def test_only_what_talks_to_kubernetes_has_a_token() -> None:
         assert all("annotations" not in account["metadata"] for account in accounts.values()), "no identity of a cloud"
         used = {name: pod.spec["serviceAccountName"] for name, pod in all_pods(overlay).items()}
         assert set(used.values()) <= accounts.keys()
-        assert [name for name, account in used.items() if account == "runs"] == ["runs"]
+        assert [name for name, account in used.items() if account == "runs"] == ["housekeeping", "runs"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -200,7 +200,7 @@ def test_containers_are_probed() -> None:
         assert ("livenessProbe" in container) != (name in WITHOUT_LIVENESS), where
         # What loads for minutes is not ended for it: ten minutes at least before the other probes begin.
         probe = container.get("startupProbe")
-        assert (probe is None) == (name in ("proxy", "runs")), where
+        assert (probe is None) == (name in ("proxy", "runs", "housekeeping")), where
         assert probe is None or probe["periodSeconds"] * probe["failureThreshold"] >= 600, where
 
 
@@ -244,10 +244,10 @@ def test_secrets_are_references_and_go_to_what_needs_them() -> None:
         for secret in secrets_of(pod):
             holders.setdefault(secret, set()).add(name)
     assert holders == {
-        "amr-postgres": {"code", "webserver", "daemon", "mlflow", "runs"},
-        "amr-objects": {"code", "mlflow", "runs"},
-        "amr-ray": {"ray-head", "ray-worker one-gpu", "ray-worker eight-gpus", "runs"},
-        "amr-http-keys": {"runs"},
+        "amr-postgres": {"code", "webserver", "daemon", "mlflow", "runs", "housekeeping"},
+        "amr-objects": {"code", "mlflow", "runs", "housekeeping"},
+        "amr-ray": {"ray-head", "ray-worker one-gpu", "ray-worker eight-gpus", "runs", "housekeeping"},
+        "amr-http-keys": {"runs", "housekeeping"},
         "amr-alerts": {"code"},
         "amr-proxy-users": {"proxy"},
         "amr-proxy-tls": {"proxy"},

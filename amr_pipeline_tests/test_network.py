@@ -15,6 +15,7 @@ PORTS = {
     "code": (4000,),
     "daemon": (),
     "runs": (22,),
+    "housekeeping": (22,),
 }
 RAY_PORTS = (6379, 8265, 10001, 52365, 12345)
 
@@ -90,6 +91,7 @@ BETWEEN_PODS = {
     ("webserver", "code", 4000),
     ("daemon", "code", 4000),
     ("runs", "mlflow", 5000),
+    ("housekeeping", "mlflow", 5000),
 }
 
 
@@ -101,7 +103,7 @@ def test_with_gpus_runs_reach_the_rays_client_and_ray_itself() -> None:
     among_ray = {one for one in connections("gpu") if one[0].startswith("ray") or one[1].startswith("ray")}
     ray = [name for name in labels("gpu") if name.startswith("ray")]
     inside = {(source, target, port) for source in ray for target in ray for port in RAY_PORTS}
-    assert among_ray == inside | {("runs", "ray-head", 10001)}
+    assert among_ray == inside | {("runs", "ray-head", 10001), ("housekeeping", "ray-head", 10001)}
     assert set(connections("gpu")) - among_ray == BETWEEN_PODS
 
 
@@ -139,8 +141,8 @@ def test_pods_reach_the_outside_by_their_labels_only(overlay: str) -> None:
     ray_head = {"ray-head"} & labels(overlay).keys()
     workers = {name for name in labels(overlay) if name.startswith("ray-worker")}
     assert reaching(NAME_SERVER, 53) == labels(overlay).keys()
-    assert reaching(DATABASE, 5432) == {"code", "webserver", "daemon", "mlflow", "runs"}
-    assert reaching(STORE, 9000) == {"code", "mlflow", "runs"}
+    assert reaching(DATABASE, 5432) == {"code", "webserver", "daemon", "mlflow", "runs", "housekeeping"}
+    assert reaching(STORE, 9000) == {"code", "mlflow", "runs", "housekeeping"}
     assert reaching(API_SERVER, 6443) == {"webserver", "daemon"} | ray_head
     assert reaching(PUBLIC, 443) == workers, "models of a hub; a run reaches no public address"
     assert reaching(PUBLIC, 80) == set()

@@ -17,19 +17,12 @@ import pytest
 
 from amr_pipeline_tests.composed import services
 from amr_pipeline_tests.rendered import OVERLAYS, pods, program
+from amr_pipeline_tests.servers import SECONDS_TO_START, accepts, free_ports
 
 REPOSITORY = Path(__file__).parent.parent
 CADDYFILE = REPOSITORY / "docker" / "Caddyfile"
 UPSTREAMS = ("webserver:3000", "mlflow:5000")
 LISTENING = ("8443", "8444", "8445")
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 @dataclass
@@ -148,11 +141,10 @@ def running(folder: Path, users: str, upstreams: Mapping[str, int]) -> Iterator[
         environment = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         process = subprocess.Popen(command(here(folder, ports, upstreams)), stdout=out, stderr=out, env=environment)
         try:
-            for _ in range(600):
+            deadline = time.monotonic() + SECONDS_TO_START
+            while not all(accepts("127.0.0.1", port) for port in ports.values()):
                 assert process.poll() is None, log.read_text()
-                with socket.socket() as attempt:
-                    if attempt.connect_ex(("127.0.0.1", ports["8445"])) == 0:
-                        break
+                assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             yield Proxy(ports, log)
         finally:

@@ -1,7 +1,8 @@
 """Every check of a deployment in turn: `amr doctor`.
 
-Each check runs on a thread of its own for a few seconds at most. One that does not end is a finding and stops no
-other, and so is an error that nobody expected; imports are not counted, since they say nothing about a deployment.
+Each check runs on a thread of its own for a few seconds at most, on a busy machine for longer. One that does not end
+is a finding and stops no other, and so is an error that nobody expected; imports are not counted, since they say
+nothing about a deployment.
 
 Belongs here: which checks there are, how long each may take, what each is given. Does not belong here: the checks.
 """
@@ -24,11 +25,13 @@ from amr_pipeline.assets.instance_check import (
 )
 from amr_pipeline.assets.resources import Deployment, http_key, study_of
 from amr_pipeline.assets.settings_check import HOME, STUDY, VARIABLES, check_home, check_variables, study_problem
+from amr_pipeline.engines.machine_load import crowd
 from amr_pipeline.report.findings import Finding, Level, broken, ok, warning, without_secrets
 from amr_pipeline.studies.study import CodeVerifier, Study
 
 PACKAGE = Path(amr_pipeline.__file__).parent
 SECONDS = 10.0
+"""Where the machine has nothing else to do; how busy it is, is no fault of a deployment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Check:
 
     Attributes:
         run: looks, and says what it found.
-        seconds: after so long it counts as not answering.
+        seconds: after so long it counts as not answering; longer where the machine is busy.
         late: how bad that is.
         needs: modules that are imported before its time begins.
         blame: makes a finding of an error that `run` lets through; None: the check itself is at fault.
@@ -68,13 +71,14 @@ def carried_out(check: Check) -> list[Finding]:
             outcome.set_exception(error)
 
     threading.Thread(target=look, name=f"check of {check.name}", daemon=True).start()
-    wait([outcome], timeout=check.seconds)
+    seconds = check.seconds * crowd()
+    wait([outcome], timeout=seconds)
     if not outcome.done():
         return [
             Finding(
                 check=check.name,
                 level=check.late,
-                found=f"no answer within {check.seconds:g} s",
+                found=f"no answer within {seconds:.3g} s",
                 wanted="an answer in that time",
                 fix="run amr doctor again; where it stays, look at the network or the disk that it waits for",
             )

@@ -89,7 +89,7 @@ class Look:
             # Of another version, or written by a hand: what is owed is counted from now on.
             self.seen, self.following = {}, None
 
-    def go_on(self, tables: Sequence[str], seconds: float = TICK_SECONDS) -> int:
+    def go_on(self, tables: Sequence[str], seconds: float) -> int:
         """Look at tables in turn, at least one of them, from where the last tick left off; how many."""
         first = tables.index(self.following) if self.following in tables else 0
         ends = self.now() + seconds
@@ -180,7 +180,7 @@ def owed_sensor(study_of_today: Callable[[], Study], overdue_hours: float, outbo
         tables = [table for table in tables_of(study) if check_name(table) in known]
         look = Look(study, platform.tables(), overdue_hours, busy_tables(context.instance))
         look.remember(context.cursor, tables)
-        count = look.go_on(tables)
+        count = look.go_on(tables, TICK_SECONDS)
         for table, text in look.overdue.items():
             context.log.warning(f"overdue: {text}")
             outbox.put(f"overdue {table}", text)

@@ -22,9 +22,9 @@ VARIABLES, HOME, STUDY = "variables", "home", "study"
 ELSEWHERE = {
     **dict.fromkeys(("AMR_POSTGRES_HOST", "AMR_POSTGRES_USER", "AMR_POSTGRES_PASSWORD"), "dagster.yaml of a server"),
     **dict.fromkeys(("AMR_S3_KEY", "AMR_S3_SECRET", "AMR_RAY_TOKEN", "AMR_PROXY_ADDRESS"), "docker/compose.yaml"),
-    **dict.fromkeys(("AMR_CONTROL_IMAGE", "AMR_GPU_IMAGE"), "docker/ and k8s/"),
-    **dict.fromkeys(("AMR_RUNS_MEMORY", "AMR_WORKER_MEMORY"), "docker/ and k8s/"),
-    **dict.fromkeys(("AMR_REAL_DATA", "AMR_SOAK"), "tests"),
+    **dict.fromkeys(("AMR_CONTROL_IMAGE", "AMR_GPU_IMAGE"), "docker/compose.yaml"),
+    **dict.fromkeys(("AMR_RUNS_MEMORY", "AMR_WORKER_MEMORY"), "docker/compose.yaml"),
+    **dict.fromkeys(("AMR_REAL_DATA", "AMR_SOAK", "AMR_SCREENSHOTS", "AMR_OBSERVATIONS"), "tests"),
 }
 """Variables of ours that the deployment itself does not read, and who does."""
 

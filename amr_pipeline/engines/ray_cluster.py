@@ -15,12 +15,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import parameter, ray_constants
 from ray._private.node import Node
 from ray._raylet import (  # of the compiled module nobody knows the names
     DASHBOARD_AGENT_LISTEN_PORT_NAME,  # pyright: ignore[reportAttributeAccessIssue]
+    Config,  # pyright: ignore[reportAttributeAccessIssue]
     persist_port,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
@@ -33,7 +35,16 @@ LOGICAL_CPUS = max(8, os.cpu_count() or 1)
 STARTS = 4
 """Attempts to start a private cluster: on a busy machine its raylet may take longer than Ray waits, which is 30 s."""
 SECONDS_BETWEEN_STARTS = 5.0
+_PORTS_OF_AGENTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "runtime_env_agent_port",
+    "dashboard_agent_listen_port",
+)
 _DIED_WHILE_STARTING = "timed out during startup"
+
+# Whoever imported Ray before this package had it read the environment before this package wrote to it.
+Config.initialize("")
 
 _log = logging.getLogger(__name__)
 _started_here = False
@@ -100,7 +111,7 @@ def _connect(address: str | None) -> None:
             ) from error
         return
     folder = Path(tempfile.gettempdir()) / f"amr-ray-{os.getuid()}"
-    with _loopback_is_an_address(), _agents_may_take_their_time() as metrics_port:
+    with _loopback_is_an_address(), _nobody_looks_on(), _agents_may_take_their_time() as ports:
         ray.init(
             num_cpus=LOGICAL_CPUS,
             object_store_memory=OBJECT_STORE_BYTES,
@@ -110,7 +121,9 @@ def _connect(address: str | None) -> None:
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
-            _metrics_export_port=metrics_port,
+            _metrics_export_port=ports["metrics_export_port"],
+            # Nor workers for tasks, one per core: actors with variables of their own start others.
+            _system_config={"prestart_worker_first_driver": False},
         )
     _started_here = True
 
@@ -130,32 +143,44 @@ def _loopback_is_an_address() -> Iterator[None]:
 
 
 @contextmanager
-def _agents_may_take_their_time() -> Iterator[int]:
-    """Say beforehand where a raylet's agents will listen; gives the port of their metrics, which `ray.init` wants.
+def _nobody_looks_on() -> Iterator[None]:
+    """Start a head without its autoscaler, its dashboard's server and what hands workers' output to drivers.
+
+    Nothing here asks them, and they are half of what a start costs in time and memory.
+    """
+    parameters, start = parameter.RayParams, Node.start_api_server
+    unwatched: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}  # the second is annotated as text
+    parameter.RayParams = partial(parameters, **unwatched)
+    Node.start_api_server = lambda self, **named: None
+    try:
+        yield
+    finally:
+        parameter.RayParams, Node.start_api_server = parameters, start
+
+
+@contextmanager
+def _agents_may_take_their_time() -> Iterator[dict[str, int]]:
+    """Say beforehand where a raylet's agents will listen; gives the ports, of which `ray.init` wants one to be said.
 
     Ray 2.60's raylet gives them 15 seconds, hard-coded, to say it themselves in a file, and dies on a machine that
     takes longer to import what they need (ray-project/ray#65983). It asks for no file of a port that it was given, but
     for that of the agents' own listener.
     """
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    metrics, exported, environments, listener = (one.getsockname()[1] for one in held)
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in _PORTS_OF_AGENTS]
+    ports = {name: one.getsockname()[1] for name, one in zip(_PORTS_OF_AGENTS, held, strict=True)}
     for one in held:
         one.close()
+    listener = ports["dashboard_agent_listen_port"]
     parameters, start = parameter.RayParams, Node.start_raylet
 
     def start_raylet(self: Node, *given: object, **named: object) -> None:
         persist_port(self.get_session_dir_path(), self.node_id, DASHBOARD_AGENT_LISTEN_PORT_NAME, listener)
         start(self, *given, **named)  # type: ignore[arg-type]
 
-    parameter.RayParams = partial(
-        parameters,
-        metrics_agent_port=metrics,
-        runtime_env_agent_port=environments,
-        dashboard_agent_listen_port=listener,
-    )
+    parameter.RayParams = partial(parameters, **ports)
     Node.start_raylet = start_raylet
     try:
-        yield exported
+        yield ports
     finally:
         parameter.RayParams, Node.start_raylet = parameters, start
 

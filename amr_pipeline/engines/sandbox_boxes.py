@@ -19,6 +19,7 @@ from typing import Any
 from amr_pipeline.engines import cgroups, sandbox_driver, sandbox_frames
 from amr_pipeline.engines.compiled_programs import COMMAND, Build, BuildCache, compiler_version
 from amr_pipeline.engines.isolation import START_SECONDS, BoxFailureError, Means, Nursery
+from amr_pipeline.engines.machine_load import crowd
 from amr_pipeline.verdicts.verifier import Cause, ProgramResult, ProgramRun
 
 LONGEST_FRAME = max(6 * sandbox_driver.LONGEST_OUTPUT, sandbox_driver.LONGEST_BUILD) + 65_536
@@ -193,10 +194,9 @@ class Box:
 
 def limits_of(run: ProgramRun) -> dict[str, float]:
     """Limits of a program; its wall deadline grows with the machine's load, since only CPU time is its own doing."""
-    crowd = min(10.0, 1.0 + os.getloadavg()[0] / (os.cpu_count() or 1))
     return {
         "cpu_seconds": run.cpu_seconds,
-        "wall_seconds": max(10.0, 4 * run.cpu_seconds) * crowd,
+        "wall_seconds": max(10.0, 4 * run.cpu_seconds) * crowd(),
         "memory_bytes": run.memory_mebibytes * 2**20,
     }
 

@@ -1,10 +1,31 @@
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from amr_pipeline.engines import tables_on_disk
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
+
+
+@contextmanager
+def undone(folder: Path) -> Iterator[None]:
+    """Whatever the block changes in a folder is as it was afterwards, with the times of its files.
+
+    In the same place, since rows of a study hold the paths that they read.
+    """
+    kept = folder.with_name(f"{folder.name}-kept")
+    shutil.copytree(folder, kept)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        kept.rename(folder)
+        # Names of records come again with other content; what this process remembers by them is of another time.
+        with tables_on_disk._remembering:
+            tables_on_disk._seen.clear()
 
 
 def _asked_world(folder: Path) -> ImportedWorld:
@@ -30,9 +51,14 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> ImportedWorld:
 
 
 @pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance in a folder of its own, telling nobody."""
-    with dg.DagsterInstance.local_temp(
-        str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
-    ) as opened:
+def finished(finished_world: ImportedWorld) -> Iterator[ImportedWorld]:
+    """The same for a test that changes it; what it changes is undone."""
+    with undone(finished_world.folder):
+        yield finished_world
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory; where one has to be on disk, the test makes its own."""
+    with dg.DagsterInstance.ephemeral() as opened:
         yield opened

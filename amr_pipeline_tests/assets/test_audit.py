@@ -1,20 +1,27 @@
 """The audit of a stored study: drawn, filled in by a person, imported, and held against today's verifiers."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from amr_pipeline.assets.audit import FORM, PAGE, agreement_now, import_human_verdicts
 from amr_pipeline.studies.study import InstructionVerifier
+from amr_pipeline_tests.assets.conftest import undone
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Stored:
-    told = Stored(tmp_path, instruction_study())
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    told = Stored(tmp_path_factory.mktemp("audit"), instruction_study())
     told.walk(("verdicts", "audit"))
     return told
+
+
+@pytest.fixture
+def stored(walked: Stored) -> Iterator[Stored]:
+    with undone(walked.deployment.home):
+        yield walked
 
 
 def lines_of(stored: Stored) -> list[dict]:

@@ -1,9 +1,10 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
+import pytest
 
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
@@ -73,18 +74,27 @@ class Daemon:
             report(run)
 
 
+@pytest.fixture
+def instance_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    """What a tick of a schedule asks for: its context refuses an instance in memory (Dagster 1.13.27)."""
+    with dg.DagsterInstance.local_temp(
+        str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
+    ) as opened:
+        yield opened
+
+
 def test_a_changed_parameter_re_grades_what_is_owed_over_several_ticks_and_nothing_twice(
-    tmp_path: Path, instance: dg.DagsterInstance
+    tmp_path: Path, instance_on_disk: dg.DagsterInstance
 ):
     study = instruction_study(num_shards=4)
     stored = Stored(tmp_path, study)
     keys = stored_partitions(study, "verdicts")
     stored.judge(*keys)
     deployment = deployment_from_environment({"AMR_HOME": str(tmp_path), "AMR_REGRADE_PARTITIONS": "3"})
-    assert Daemon(instance, deployment, study).tick() == []
+    assert Daemon(instance_on_disk, deployment, study).tick() == []
 
     changed = instruction_study(num_shards=4, verifiers=(InstructionVerifier(reading="loose"),))
-    daemon = Daemon(instance, deployment, changed)
+    daemon = Daemon(instance_on_disk, deployment, changed)
     first, second = daemon.tick(), daemon.tick()
     assert (first, second) == (keys[:3], keys[3:6])
     stored.judge(*first, study=changed)

@@ -1,5 +1,6 @@
 """The cost report of a small stored study, by numbers worked out by hand."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,19 @@ import pytest
 from amr_pipeline.assets.costs import report, spent_on
 from amr_pipeline.assets.resources import Platform, deployment_from_environment
 from amr_pipeline.responses.cost import Cost, with_cost, with_costs
+from amr_pipeline_tests.assets.conftest import undone
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 WALK = ("frequent_ngrams", "response_quality", "verdicts", "difficulty", "subsets", "cost_report")
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Stored:
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Six queries; passes of 10, 20, 30 and 40 tokens, the third cut off; the first and the fourth pass.
 
     Of the strong distiller every shard has a record of 150 GPU-seconds.
     """
-    told = Stored(tmp_path, instruction_study())
+    told = Stored(tmp_path_factory.mktemp("costs"), instruction_study())
     for row in told.study.distillers:
         for shard in told.study.shards:
             key, place = f"{row.name}|{shard}", pl.col("pass_index")
@@ -33,6 +35,12 @@ def stored(tmp_path: Path) -> Stored:
             told.store.write("responses", key, frame, fingerprints={}, notes=notes)
     told.walk(WALK)
     return told
+
+
+@pytest.fixture
+def stored(walked: Stored) -> Iterator[Stored]:
+    with undone(walked.deployment.home):
+        yield walked
 
 
 def numbers(stored: Stored, environment: dict[str, str]) -> dict[str, str]:

@@ -110,45 +110,42 @@ def test_a_query_that_waits_keeps_its_responses_out(world: ImportedWorld, monkey
     assert reason(world, "a, b") == "its verdict is undecided"
 
 
-def test_training_is_asked_of_the_version_that_it_read(world: ImportedWorld):
-    world.materialize()
-    world.change("training_recipes=(),", RUNS)
-    mine = standing(world, "a")
-    other = world.store.read("subsets", "uneven").filter(pl.col("response_id") != mine.identity)
-    world.store.write("subsets", "uneven", other, fingerprints={})
+def test_training_is_asked_of_the_version_that_it_read(finished: ImportedWorld):
+    finished.change("training_recipes=(),", RUNS)
+    mine = standing(finished, "a")
+    other = finished.store.read("subsets", "uneven").filter(pl.col("response_id") != mine.identity)
+    finished.store.write("subsets", "uneven", other, fingerprints={})
     for run, version in (("first", 1), ("second", 2), ("third", 2), ("other", 2)):
-        checkpoint(world, run, version)
-    found = {row["training_recipe"]: row["because"] for row in trainings(standing(world, "a"), ["uneven"])}
+        checkpoint(finished, run, version)
+    found = {row["training_recipe"]: row["because"] for row in trainings(standing(finished, "a"), ["uneven"])}
     assert found == {
         "first": "version 1 of uneven",
         "second": "goes on from first",
         "third": "goes on from second",
     }
-    left = standing(world, "g")
+    left = standing(finished, "g")
     runs = [row["training_recipe"] for row in trainings(left, ["uneven"])]
     assert sorted(runs) == ["first", "other", "second", "third"], "each once, though it was also continued"
-    assert trainings(standing(world, "a, b"), ["uneven"]) == []
+    assert trainings(standing(finished, "a, b"), ["uneven"]) == []
     assert ("checkpoints", "other") in left.places
 
 
-def test_a_version_that_is_gone_proves_nothing(world: ImportedWorld):
-    world.materialize()
-    world.change("training_recipes=(),", RUNS)
-    checkpoint(world, "first", 7)
-    assert trainings(standing(world, "a"), ["uneven"]) == []
+def test_a_version_that_is_gone_proves_nothing(finished: ImportedWorld):
+    finished.change("training_recipes=(),", RUNS)
+    checkpoint(finished, "first", 7)
+    assert trainings(standing(finished, "a"), ["uneven"]) == []
 
 
-def test_a_release_holds_what_its_files_hold(world: ImportedWorld):
-    world.materialize()
-    mine = standing(world, "a")
+def test_a_release_holds_what_its_files_hold(finished: ImportedWorld):
+    mine = standing(finished, "a")
     subsets(mine, ["uneven"])
     (row,) = releases(mine, ["uneven"])
     assert (row["is_in"], row["version"]) == (True, 1)
     assert row["folder"].startswith("release_files/uneven/")
-    assert [row["is_in"] for row in releases(standing(world, "c"), ["uneven"])] == [False]
+    assert [row["is_in"] for row in releases(standing(finished, "c"), ["uneven"])] == [False]
     # The subset moves on; what was released stays released.
-    other = world.store.read("subsets", "uneven").filter(pl.col("response_id") != mine.identity)
-    world.store.write("subsets", "uneven", other, fingerprints={})
-    assert [row["is_in"] for row in releases(standing(world, "a"), ["uneven"])] == [True]
-    world.store.files.remove(f"{row['folder']}/passports.parquet")
-    assert [row["is_in"] for row in releases(standing(world, "a"), ["uneven"])] == [None]
+    other = finished.store.read("subsets", "uneven").filter(pl.col("response_id") != mine.identity)
+    finished.store.write("subsets", "uneven", other, fingerprints={})
+    assert [row["is_in"] for row in releases(standing(finished, "a"), ["uneven"])] == [True]
+    finished.store.files.remove(f"{row['folder']}/passports.parquet")
+    assert [row["is_in"] for row in releases(standing(finished, "a"), ["uneven"])] == [None]

@@ -1,6 +1,7 @@
 """Every broken set-up that the doctor knows, as a person would have it, and the same set-up with the fix applied."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from amr_pipeline.assets import doctor
 from amr_pipeline.assets.doctor import Check, Doctor, carried_out, models_of
 from amr_pipeline.assets.resources import deployment_from_environment, study_of
 from amr_pipeline.engines import listener_check
@@ -50,7 +52,8 @@ class SetUp:
 
 
 @pytest.fixture
-def well(world: ImportedWorld, free_port: int) -> SetUp:
+def well(world: ImportedWorld, free_port: int, monkeypatch: pytest.MonkeyPatch) -> SetUp:
+    monkeypatch.setattr(doctor, "crowd", lambda: 30.0)  # what is found counts, and not how soon
     made = SetUp(world, free_port)
     home = Path(made.environ["DAGSTER_HOME"])
     home.mkdir(parents=True)
@@ -195,7 +198,8 @@ def test_every_model_of_a_study_is_looked_at():
 # ------------------------------------------------------------------------------------------------------------ checks
 
 
-def test_a_check_that_hangs_is_a_finding_and_ends_nothing():
+def test_a_check_that_hangs_is_a_finding_and_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "crowd", lambda: 1.0)
     never = threading.Event()
     check = Check(name="slow", run=lambda: [never.wait() and ok("slow", "")][:0], seconds=0.05)
     (found,) = carried_out(check)
@@ -206,6 +210,15 @@ def test_a_check_that_hangs_is_a_finding_and_ends_nothing():
     assert found.level == "warning"
     never.set()
     assert carried_out(Check(name="quick", run=lambda: [ok("quick", "x")])) == [ok("quick", "x")]
+
+
+@pytest.mark.parametrize(("load", "found"), [(0.0, "0.02 s"), (2.0, "0.06 s"), (1000.0, "0.2 s")])
+def test_a_busy_machine_has_longer_for_a_check(monkeypatch: pytest.MonkeyPatch, load: float, found: str):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load * (os.cpu_count() or 1), 0.0, 0.0))
+    never = threading.Event()
+    (late,) = carried_out(Check(name="slow", run=lambda: [ok("slow", str(never.wait()))], seconds=0.02))
+    never.set()
+    assert late.found == f"no answer within {found}"
 
 
 def test_an_error_nobody_expected_is_a_finding_and_so_is_one_of_its_own_timeout():

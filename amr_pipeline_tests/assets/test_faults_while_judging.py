@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -27,7 +28,7 @@ from amr_pipeline.studies.study import (
     SelectionRecipe,
     Study,
 )
-from amr_pipeline.verdicts.verifier import TRANSIENT_CAUSES, JudgeReply, JudgeRequest
+from amr_pipeline.verdicts.verifier import TRANSIENT_CAUSES, AnswerPair, JudgeReply, JudgeRequest
 from amr_pipeline_tests.assets.judged import Stored, store_answers
 from amr_pipeline_tests.studies.small import SOURCE, WEAK, small_study
 
@@ -35,6 +36,8 @@ KEY, SHARD = "weak|00", "00"
 NUM_QUERIES, BATCH = 6, 8
 CATEGORIES = (Category.CODE, Category.MATH, Category.SCIENCE)
 """In the order in which a partition judges them."""
+
+LONGEST_WAIT = 300.0
 
 JUDGE = JudgeModel(scorer=Scorer(model="m", revision="r", max_model_len=9), prompt="deepdistill_science")
 RIGHT = "The one that is right"
@@ -116,6 +119,10 @@ class Mixed(Stored):
             return 0
         return self.store.read_any("verdicts", KEY).filter(pl.col("category") == category).height
 
+    def asked(self, pair: AnswerPair) -> bool:
+        """Whether a comparison is of a response of the shard, and not of a canary."""
+        return pair.reference in self.store.read("queries", SHARD)["reference"]
+
     def owed(self) -> list[str]:
         return Lineage(self.study, self.store).owed("verdicts")
 
@@ -158,20 +165,34 @@ def stored(tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @contextmanager
-def from_then_on(reached: Callable[[], bool], act: Callable[[], object]) -> Iterator[threading.Event]:
-    """Act again and again from the moment on at which something is reached; the event says that it was."""
-    begun, ended = threading.Event(), threading.Event()
+def from_then_on(
+    owner: object, step: str, reached: Callable[..., bool], act: Callable[[], object]
+) -> Iterator[threading.Event]:
+    """Act again and again from the first step on whose arguments say that the moment is reached; the event says it was.
+
+    That step waits until the first act is done, and so do those beside it: on a busy machine everything might be
+    decided before another thread has its turn.
+    """
+    usual, met, begun, ended = getattr(owner, step), threading.Event(), threading.Event(), threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.002):
-            if begun.is_set() or reached():
-                begun.set()
+            if met.is_set():
                 act()
+                begun.set()
+
+    def gated(*arguments: Any) -> object:
+        if not begun.is_set() and reached(*arguments):
+            met.set()
+            assert begun.wait(LONGEST_WAIT)
+        return usual(*arguments)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield begun
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(owner, step, gated)
+            yield begun
     finally:
         ended.set()
         thread.join()
@@ -222,16 +243,28 @@ def test_undisturbed_every_verdict_is_the_one_known_beforehand(stored: Mixed):
 def test_a_sandbox_launcher_that_is_killed_again_and_again(stored: Mixed, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as disturbed:
         disturbed.setattr(code_sandbox, "ATTEMPTS", 1)  # on a busy machine no program loses three launchers in a row
-        with from_then_on(lambda: stored.judged(Category.CODE) >= BATCH, lambda: kill("What makes boxes")) as begun:
+        with from_then_on(
+            code_sandbox,
+            "run_in_box",
+            lambda run, nursery: run.run_id in stored.wanted and stored.judged(Category.CODE) >= BATCH,
+            lambda: kill("What makes boxes"),
+        ) as begun:
             stored.judge(KEY)
     assert begun.is_set()
     require_only_undecided(stored, Category.CODE)
     require_settled(stored)
 
 
-def test_answer_checkers_that_are_killed_again_and_again(stored: Mixed):
-    with from_then_on(lambda: stored.judged(Category.MATH) >= BATCH, lambda: kill("answer_checker_worker")) as begun:
-        stored.judge(KEY)
+def test_answer_checkers_that_are_killed_again_and_again(stored: Mixed, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(answer_checkers, "ATTEMPTS", 1)  # a second worker may well do its work between two kills
+        with from_then_on(
+            answer_checkers.Checker,
+            "compare",
+            lambda checker, pair: stored.asked(pair) and stored.judged(Category.MATH) >= BATCH,
+            lambda: kill("answer_checker_worker"),
+        ) as begun:
+            stored.judge(KEY)
     assert begun.is_set()
     require_only_undecided(stored, Category.MATH)
     require_settled(stored)
@@ -249,7 +282,9 @@ def test_a_disk_that_is_full(stored: Mixed):
     """Past a limit on the size of files, the kernel refuses a write in its middle, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with from_then_on(
-        lambda: stored.judged(Category.MATH) >= BATCH,
+        answer_checkers.Checker,
+        "compare",
+        lambda checker, pair: stored.asked(pair) and stored.judged(Category.MATH) >= BATCH,
         lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard)),
     ) as begun:
         try:

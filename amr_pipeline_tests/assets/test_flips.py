@@ -1,22 +1,29 @@
 """A verifier changes, the stored study is re-graded, and the flip report says what that did."""
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from amr_pipeline.assets.flips import report
 from amr_pipeline.studies.study import InstructionVerifier
+from amr_pipeline_tests.assets.conftest import undone
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 BEFORE = ("frequent_ngrams", "response_quality", "verdicts", "difficulty", "subsets", "flip_report")
 AFTER = ("verdicts", "difficulty", "subsets", "flip_report")
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Stored:
-    told = Stored(tmp_path, instruction_study())
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    told = Stored(tmp_path_factory.mktemp("flips"), instruction_study())
     told.walk(BEFORE)
     return told
+
+
+@pytest.fixture
+def stored(walked: Stored) -> Iterator[Stored]:
+    with undone(walked.deployment.home):
+        yield walked
 
 
 def page_of(stored: Stored) -> str:

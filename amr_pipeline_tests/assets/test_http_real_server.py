@@ -7,7 +7,6 @@ Belongs here: what only a real server can show. Does not belong here: faults a s
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from amr_pipeline.studies.study import Distiller, Sampling
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 from amr_pipeline_tests.assets.test_http_distiller import CANARY, KEY, far, stored
 from amr_pipeline_tests.conftest import REPOSITORY
+from amr_pipeline_tests.servers import free_ports
 
 pytestmark = [
     pytest.mark.engines,
@@ -54,9 +54,7 @@ class VllmServer:
     """vLLM's own server with the micro world's strongest distiller, on a port that stays its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.folder, self.log = folder, folder / "server.log"
         self.address = f"http://127.0.0.1:{self.port}/v1"
         self.process: subprocess.Popen[bytes] | None = None

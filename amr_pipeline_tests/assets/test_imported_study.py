@@ -33,6 +33,7 @@ def test_parameters_are_checked():
 
 
 @pytest.mark.real_data
+@pytest.mark.timeout(2400)
 def test_every_imported_response_is_graded_or_undecided_with_a_cause(real_data: Path, tmp_path: Path):
     environment = {
         **os.environ,
@@ -47,7 +48,7 @@ def test_every_imported_response_is_graded_or_undecided_with_a_cause(real_data: 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -55,10 +55,9 @@ def test_digests_of_inputs_are_read_once(world: ImportedWorld):
     assert Lineage(world.study, world.store).fingerprints("responses", "one|00") != was
 
 
-def test_a_release_is_owed_after_anything_its_card_or_files_show(world: ImportedWorld):
-    world.materialize()
-    assert world.owed("release") == []
-    commit = world.store.latest("release", "uneven")
+def test_a_release_is_owed_after_anything_its_card_or_files_show(finished: ImportedWorld):
+    assert finished.owed("release") == []
+    commit = finished.store.latest("release", "uneven")
     assert commit is not None
     tables = {name.split("/")[0] for name in commit.fingerprints["inputs"]}  # type: ignore[attr-defined]
     assert tables == {
@@ -70,12 +69,12 @@ def test_a_release_is_owed_after_anything_its_card_or_files_show(world: Imported
         "responses",
         "queries",
     }
-    judged, verdicts = world.store.latest("verdicts", "one|00"), world.store.read("verdicts", "one|00")
+    judged, verdicts = finished.store.latest("verdicts", "one|00"), finished.store.read("verdicts", "one|00")
     assert judged is not None
     other = verdicts.with_columns(evidence=verdicts["evidence"] + "!")
-    world.store.write("verdicts", "one|00", other, fingerprints=judged.fingerprints, notes=judged.notes)
-    assert world.owed("release") == ["uneven"]
-    world.materialize()
-    assert world.owed("release") == []
-    world.change('title="Responses in files"', 'title="Another title"')
-    assert world.materialize() == {"release": 1}
+    finished.store.write("verdicts", "one|00", other, fingerprints=judged.fingerprints, notes=judged.notes)
+    assert finished.owed("release") == ["uneven"]
+    finished.materialize()
+    assert finished.owed("release") == []
+    finished.change('title="Responses in files"', 'title="Another title"')
+    assert finished.materialize() == {"release": 1}

@@ -6,6 +6,7 @@ import time
 import dagster as dg
 import pytest
 
+from amr_pipeline.assets import overdue
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.overdue import Look, Standing, busy_tables
 from amr_pipeline.assets.owed import owed_by_records, what_is_owed
@@ -217,6 +218,7 @@ def test_the_sensor_answers_every_check_and_an_address_that_refuses_keeps_it_fro
         raise AlertNotSentError("an alert was not taken: status 404")
 
     monkeypatch.setattr(Platform, "alert", refuse)
+    monkeypatch.setattr(overdue, "TICK_SECONDS", 600.0)  # every table in one tick, on a busy machine too
     repository = assemble(deployment(world)).get_repository_def()
     sensor = repository.get_sensor_def("what_is_owed")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING

@@ -39,11 +39,10 @@ def test_queries_make_responses_owed_and_responses_make_verdicts_owed(world: Imp
     assert rows(world, "verdicts") == {"one|00": {"never judged": 6}, "two|00": {"never judged": 6}}
 
 
-def test_one_more_pass_and_a_changed_file_are_told_apart(world: ImportedWorld):
-    world.materialize()
-    world.change("NUM_PASSES = 2", "NUM_PASSES = 3")
-    world.answer("two", {"Who first?": ["other", "words"]})
-    assert rows(world, "responses") == {
+def test_one_more_pass_and_a_changed_file_are_told_apart(finished: ImportedWorld):
+    finished.change("NUM_PASSES = 2", "NUM_PASSES = 3")
+    finished.answer("two", {"Who first?": ["other", "words"]})
+    assert rows(finished, "responses") == {
         "one|00": {"never written": 3},
         "two|00": {"never written": 3, "its row changed": 6},
     }
@@ -59,30 +58,28 @@ def test_a_changed_verifier_and_a_transient_cause_are_told_apart(world: Imported
     assert rows(world, "verdicts") == {"one|00": {"its verifier changed": 6}, "two|00": {"its verifier changed": 6}}
 
 
-def test_what_is_counted_is_what_a_run_then_judges(world: ImportedWorld):
-    world.materialize()
-    world.ask("Who first?", "Who second?", "Who fourth?")
-    world.answer("one", {"Who first?": ["a", "a, b"], "Who fourth?": ["q", "r"]})
-    world.materialize(assets=("raw_queries", "near_duplicates", "queries", "responses"))
-    counted = rows(world, "verdicts")
+def test_what_is_counted_is_what_a_run_then_judges(finished: ImportedWorld):
+    finished.ask("Who first?", "Who second?", "Who fourth?")
+    finished.answer("one", {"Who first?": ["a", "a, b"], "Who fourth?": ["q", "r"]})
+    finished.materialize(assets=("raw_queries", "near_duplicates", "queries", "responses"))
+    counted = rows(finished, "verdicts")
     assert counted == {"one|00": {"never judged": 4}, "two|00": {}}
-    before = {key: world.store.read("verdicts", key).height for key in counted}
-    world.materialize(assets=("verdicts",))
-    judged = {key: world.store.read("verdicts", key).height - before[key] for key in counted}
+    before = {key: finished.store.read("verdicts", key).height for key in counted}
+    finished.materialize(assets=("verdicts",))
+    judged = {key: finished.store.read("verdicts", key).height - before[key] for key in counted}
     assert judged == {key: sum(found.values()) for key, found in counted.items()}
 
 
-def test_there_is_a_reason_exactly_where_something_is_owed(world: ImportedWorld):
-    world.materialize()
-    world.ask("Who first?", "Who second?")
-    world.change("cv_threshold=0.05", "cv_threshold=0.06")
-    world.materialize(assets=("raw_queries", "near_duplicates", "queries"))
-    lineage = Lineage(world.study, world.store)
+def test_there_is_a_reason_exactly_where_something_is_owed(finished: ImportedWorld):
+    finished.ask("Who first?", "Who second?")
+    finished.change("cv_threshold=0.05", "cv_threshold=0.06")
+    finished.materialize(assets=("raw_queries", "near_duplicates", "queries"))
+    lineage = Lineage(finished.study, finished.store)
     said = {
-        (name, key): list(why_owed(lineage, world.store, name, key))
+        (name, key): list(why_owed(lineage, finished.store, name, key))
         for name in ORDER
         if name not in REPORTS
-        for key in stored_partitions(world.study, name)
+        for key in stored_partitions(finished.study, name)
     }
     assert {place for place, reasons in said.items() if reasons} == {
         place for place in said if not lineage.is_current(*place)

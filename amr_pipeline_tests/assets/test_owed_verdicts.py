@@ -70,21 +70,20 @@ def test_a_version_that_came_after_reading_is_not_what_the_record_names(
 
 
 def test_regrading_says_which_verdicts_flipped_and_generates_nothing(
-    world: ImportedWorld, monkeypatch: pytest.MonkeyPatch
+    finished: ImportedWorld, monkeypatch: pytest.MonkeyPatch
 ):
-    world.materialize()
-    responses = world.store.digest("responses", KEY)
-    world.change("InstructionVerifier()", "InstructionVerifier(reading='loose')")
+    responses = finished.store.digest("responses", KEY)
+    finished.change("InstructionVerifier()", "InstructionVerifier(reading='loose')")
     judging(monkeypatch, lambda case: decided(case, 1.0, stage="x") if case.text == "a, b" else None)
     said: list[str] = []
-    with world.session() as session:
+    with finished.session() as session:
         session.regrade(say=said.append)
     assert "1 decided verdicts flipped" in said
     assert any("failed -> passed" in line for line in said)
-    assert world.store.digest("responses", KEY) == responses
-    after = world.store.read("verdicts", KEY)
+    assert finished.store.digest("responses", KEY) == responses
+    after = finished.store.read("verdicts", KEY)
     assert (after.height, after["verifier_fingerprint"].n_unique()) == (12, 2)
     said.clear()
-    with world.session() as session:
+    with finished.session() as session:
         session.regrade(say=said.append)
     assert said[-1] == "No decided verdict flipped."

@@ -70,24 +70,22 @@ def test_every_partition_that_it_rests_on_shows_its_record(finished_world: Impor
         assert (row["rows"], row["code"]) == (commit.fingerprints["rows"], commit.fingerprints["code"])
 
 
-def test_verdicts_of_every_verifier_are_shown_todays_first(world: ImportedWorld):
-    world.materialize()
-    world.change("InstructionVerifier()", "InstructionVerifier(reading='loose')")
-    before = of(world, response(world, "a"))
+def test_verdicts_of_every_verifier_are_shown_todays_first(finished: ImportedWorld):
+    finished.change("InstructionVerifier()", "InstructionVerifier(reading='loose')")
+    before = of(finished, response(finished, "a"))
     assert [row["is_todays"] for row in before["verdicts"]] == [False]
-    world.materialize(assets=("verdicts",))
-    after = of(world, response(world, "a"))["verdicts"]
+    finished.materialize(assets=("verdicts",))
+    after = of(finished, response(finished, "a"))["verdicts"]
     assert [(row["is_todays"], row["verifier"]) for row in after] == [
         (True, "instruction_constraints/loose"),
         (False, "instruction_constraints/strict"),
     ]
 
 
-def test_a_row_that_wrote_it_and_is_gone_is_not_replaced_by_todays(world: ImportedWorld):
-    world.materialize()
-    identity = response(world, "a")
-    world.answer("one", {"Who first?": ["other"]})
-    found = of(world, identity)["distiller"]
+def test_a_row_that_wrote_it_and_is_gone_is_not_replaced_by_todays(finished: ImportedWorld):
+    identity = response(finished, "a")
+    finished.answer("one", {"Who first?": ["other"]})
+    found = of(finished, identity)["distiller"]
     assert found["is_todays"] is False
     assert "model" not in found
     assert "no row of this fingerprint" in found["row"]
@@ -113,12 +111,11 @@ def test_a_query_lists_what_was_written_to_it_without_reading_texts(finished_wor
     assert "responses" not in {row["table"] for row in found["records"]}
 
 
-def test_a_query_that_no_source_holds_any_more_is_named_as_such(world: ImportedWorld):
-    world.materialize()
-    identity = response(world, "a")
-    world.ask("Who second?")
-    world.materialize(assets=("raw_queries", "near_duplicates", "queries"))
-    found = of(world, identity)
+def test_a_query_that_no_source_holds_any_more_is_named_as_such(finished: ImportedWorld):
+    identity = response(finished, "a")
+    finished.ask("Who second?")
+    finished.materialize(assets=("raw_queries", "near_duplicates", "queries"))
+    found = of(finished, identity)
     assert found["query"]["filters"] == "no source holds it any more"
     assert found["subsets"][0]["is_in"], "the subset is older"
 
@@ -135,25 +132,24 @@ def test_a_row_of_a_subset_is_shown_with_that_recipe_alone(world: ImportedWorld)
     assert (row["selection_recipe"], row["is_in"]) == ("uneven", True)
 
 
-def test_what_a_person_and_a_second_verifier_said_is_shown(world: ImportedWorld):
-    world.materialize()
-    identity = response(world, "a")
+def test_what_a_person_and_a_second_verifier_said_is_shown(finished: ImportedWorld):
+    identity = response(finished, "a")
     said = pl.DataFrame(
         [{"response_id": identity, "human_verdict": "failed", "note": "it is not"}], schema=tables.HUMAN_VERDICTS.schema
     )
-    world.store.write("human_verdicts", ALL, said, fingerprints={})
-    chosen = world.store.read("subsets", "uneven").filter(pl.col("response_id") == identity)
+    finished.store.write("human_verdicts", ALL, said, fingerprints={})
+    chosen = finished.store.read("subsets", "uneven").filter(pl.col("response_id") == identity)
     told = {"verdict": "failed", "verifier": "other/x", "verifier_fingerprint": "f", "evidence": "e"}
     opinion = chosen.with_columns(
         pl.lit(None, dtype=pl.String).alias("cause"), *(pl.lit(value).alias(name) for name, value in told.items())
     )
-    world.store.write(
+    finished.store.write(
         "second_opinions", "uneven", opinion.select(tables.SECOND_OPINIONS.schema.names()), fingerprints={}
     )
-    found = of(world, identity)
+    found = of(finished, identity)
     assert found["a person's verdict"] == {"human_verdict": "failed", "note": "it is not"}
     assert [(row["verifier"], row["verdict"]) for row in found["second opinions"]] == [("other/x", "failed")]
-    assert "second opinions" not in of(world, response(world, "c"))
+    assert "second opinions" not in of(finished, response(finished, "c"))
 
 
 def test_long_texts_are_cut(world: ImportedWorld):

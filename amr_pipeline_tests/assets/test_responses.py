@@ -35,27 +35,25 @@ def test_a_pass_that_the_file_lacks_stays_owed_and_is_taken_when_it_comes(world:
     assert world.materialize() == {"responses": 1}, "asked again, and nothing follows from no news"
 
 
-def test_an_edited_file_of_responses_is_owed_and_what_was_corrected_is_another_response(world: ImportedWorld):
-    world.materialize()
-    before = world.store.read("responses", KEY)
-    world.answer("one", {"Who first?": ["a", "z"], "Who second?": ["c", "d"], "Who third?": ["e, f", "g"]})
-    assert world.owed("responses") == [KEY]
-    world.materialize()
-    after = world.store.read("responses", KEY)
+def test_an_edited_file_of_responses_is_owed_and_what_was_corrected_is_another_response(finished: ImportedWorld):
+    before = finished.store.read("responses", KEY)
+    finished.answer("one", {"Who first?": ["a", "z"], "Who second?": ["c", "d"], "Who third?": ["e, f", "g"]})
+    assert finished.owed("responses") == [KEY]
+    finished.materialize()
+    after = finished.store.read("responses", KEY)
     assert set(before["response_id"]) <= set(after["response_id"]), "the ledger keeps what was paid for"
     fresh = after.join(before, on="response_id", how="anti")
     assert sorted(fresh["text"]) == ["a", "c", "d", "e, f", "g", "z"]
-    rates = world.store.read("difficulty", "00").filter(pl.col("distiller") == "one")["pass_rate"]
+    rates = finished.store.read("difficulty", "00").filter(pl.col("distiller") == "one")["pass_rate"]
     assert sorted(rates) == [0.5, 1.0, 1.0]
 
 
-def test_an_edited_file_of_queries_is_owed(world: ImportedWorld):
-    world.materialize()
-    assert world.owed("raw_queries") == []
-    world.ask("Who first?", "Who second?", "Who fourth?")
-    assert world.owed("raw_queries") == ["s"]
-    world.materialize(assets=("raw_queries", "near_duplicates", "queries"))
-    assert world.store.read("queries", "00").height == 3
+def test_an_edited_file_of_queries_is_owed(finished: ImportedWorld):
+    assert finished.owed("raw_queries") == []
+    finished.ask("Who first?", "Who second?", "Who fourth?")
+    assert finished.owed("raw_queries") == ["s"]
+    finished.materialize(assets=("raw_queries", "near_duplicates", "queries"))
+    assert finished.store.read("queries", "00").height == 3
 
 
 def test_dead_responses_make_no_ngram_frequent(world: ImportedWorld):

@@ -44,14 +44,13 @@ def test_responses_and_queries_are_found_by_id_and_by_its_beginning(finished_wor
     assert found(finished_world, "0" * 32) == found(finished_world, "0" * 8) == []
 
 
-def test_a_beginning_of_several_ids_is_all_of_them(world: ImportedWorld):
-    world.materialize()
-    frame = world.store.read("responses", "one|00")
+def test_a_beginning_of_several_ids_is_all_of_them(finished: ImportedWorld):
+    frame = finished.store.read("responses", "one|00")
     twin = frame["response_id"][0][:8] + "f" * 24
     more = pl.concat([frame, frame.tail(1).with_columns(response_id=pl.lit(twin))])
-    world.store.write("responses", "one|00", more, fingerprints={})
-    assert {match.identity for match in found(world, twin[:8])} == {twin, frame["response_id"][0]}
-    assert [match.identity for match in found(world, twin)] == [twin], "no slim table knows it"
+    finished.store.write("responses", "one|00", more, fingerprints={})
+    assert {match.identity for match in found(finished, twin[:8])} == {twin, frame["response_id"][0]}
+    assert [match.identity for match in found(finished, twin)] == [twin], "no slim table knows it"
 
 
 def test_a_query_names_its_shard_and_only_that_is_read(world: ImportedWorld, partitions_read: list[tuple[str, str]]):
@@ -88,11 +87,10 @@ def test_what_nobody_assessed_or_judged_yet_is_found_in_the_responses_themselves
     )
 
 
-def test_a_distiller_that_the_study_dropped_is_still_found(world: ImportedWorld):
-    world.materialize()
-    response = first(world, "responses", "two|00")
-    world.change('DISTILLERS = ("one", "two")', 'DISTILLERS = ("one",)')
-    assert found(world, response[:10]) == [Match(kind="response", identity=response, partition="two|00")]
+def test_a_distiller_that_the_study_dropped_is_still_found(finished: ImportedWorld):
+    response = first(finished, "responses", "two|00")
+    finished.change('DISTILLERS = ("one", "two")', 'DISTILLERS = ("one",)')
+    assert found(finished, response[:10]) == [Match(kind="response", identity=response, partition="two|00")]
 
 
 def test_a_dropped_query_is_found(world: ImportedWorld):

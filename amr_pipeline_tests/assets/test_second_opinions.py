@@ -1,5 +1,6 @@
 """A loose first verifier, a strict second one: what the subset's page and its card say about that."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from amr_pipeline.assets import second_opinions
 from amr_pipeline.studies.study import InstructionVerifier, SecondOpinion
 from amr_pipeline.verdicts.canaries import CanaryDrift
+from amr_pipeline_tests.assets.conftest import undone
 from amr_pipeline_tests.assets.judged import Stored, instruction_study
 
 STRICT = InstructionVerifier(name="strict_reading")
@@ -20,11 +22,17 @@ def study(**changed: object):
     return instruction_study(**({"verifiers": LOOSE, "second_opinions": (OPINION,)} | changed))
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Stored:
-    told = Stored(tmp_path, study())
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    told = Stored(tmp_path_factory.mktemp("second_opinions"), study())
     told.walk(WALK)
     return told
+
+
+@pytest.fixture
+def stored(walked: Stored) -> Iterator[Stored]:
+    with undone(walked.deployment.home):
+        yield walked
 
 
 def card_of(stored: Stored) -> str:

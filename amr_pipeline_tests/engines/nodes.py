@@ -12,12 +12,37 @@ from pathlib import Path
 from amr_pipeline_tests.conftest import REPOSITORY
 from amr_pipeline_tests.told import kill_tree
 
+START = """
+import sys
+from amr_pipeline.engines.ray_cluster import _agents_may_take_their_time
+from ray.scripts.scripts import cli
+
+with _agents_may_take_their_time() as ports:
+    cli([
+        "start", *sys.argv[1:],
+        f"--dashboard-agent-grpc-port={ports['metrics_agent_port']}",
+        f"--metrics-export-port={ports['metrics_export_port']}",
+        f"--runtime-env-agent-port={ports['runtime_env_agent_port']}",
+        f"--dashboard-agent-listen-port={ports['dashboard_agent_listen_port']}",
+    ])
+"""
+"""`ray start`, whose raylet dies on a machine where its agents take longer than 15 seconds to start."""
+
 
 @contextmanager
 def node(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Ray node of one CPU, as `ray start` makes it; everything below it ends with it."""
-    program = str(Path(sys.executable).parent / "ray")
-    command = [program, "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", *options]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        START,
+        "--block",
+        "--num-cpus=1",
+        "--object-store-memory=100000000",
+        *options,
+    ]
     environment = {
         **os.environ,
         "RAY_USAGE_STATS_ENABLED": "0",

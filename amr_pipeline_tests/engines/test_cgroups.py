@@ -20,15 +20,15 @@ def test_a_group_bounds_kills_and_goes():
     assert all(folder.is_dir() for folder in group.folders)
     entrances = group.open_entrances()
     sleeper = subprocess.Popen(
-        [sys.executable, "-c", "import os, sys, time\nfor fd in sys.argv[1:]: os.write(int(fd), b'0')\ntime.sleep(60)", *map(str, entrances)],
+        [sys.executable, "-c", "import os, sys, time\nfor fd in sys.argv[1:]: os.write(int(fd), b'0')\ntime.sleep(300)", *map(str, entrances)],
         pass_fds=entrances,
     )  # fmt: skip
     for entrance in entrances:
         os.close(entrance)
-    assert wait_for(lambda: group.processes() == {sleeper.pid})
+    assert wait_for(lambda: group.processes() == {sleeper.pid}, seconds=60)
     assert group.memory_kills() == 0
     group.remove()
-    assert sleeper.wait(10) == -9
+    assert sleeper.wait(60) == -9
     assert not any(folder.exists() for folder in group.folders)
 
 

@@ -13,12 +13,13 @@ import pytest
 
 from amr_pipeline.categories import Category
 from amr_pipeline.engines import code_sandbox
+from amr_pipeline.engines import isolation as making_of_boxes
 from amr_pipeline.engines.code_sandbox import CodeSandbox, IsolationTooWeakError, breach_of, missing_parts
 from amr_pipeline.engines.isolation import BoxFailureError, Nursery
 from amr_pipeline.studies.study import CodeVerifier, Isolation
 from amr_pipeline.verdicts.code_tests import CodeTestsVerifier
 from amr_pipeline.verdicts.verifier import Case, Cause, ProgramRun
-from amr_pipeline_tests.engines.boxes import boxed_processes, groups_left, run, verdict, wait_for, ways
+from amr_pipeline_tests.engines.boxes import OWNER, boxed_processes, groups_left, run, verdict, wait_for, ways
 
 WAYS = list(ways())
 pytestmark = pytest.mark.skipif(not WAYS, reason="no way to make boxes works on this machine")
@@ -185,34 +186,49 @@ def test_a_nursery_killed_in_the_middle_flips_no_verdict():
     sandbox.close()
 
 
+JUDGE = """
+from amr_pipeline.engines.code_sandbox import CodeSandbox
+from amr_pipeline.verdicts.verifier import ProgramRun
+from amr_pipeline_tests.engines.boxes import ways
+
+sandbox = CodeSandbox(slots=1, means=next(iter(ways().values())))
+for body in ("return 1", "while True: __import__('time').sleep(1)"):
+    source = "def f(x):\\n " + body
+    list(sandbox([ProgramRun(run_id="r", source=source, language="python", entry_point="f", calls=("[1]",))]))
+    print("ready", flush=True)
+"""
+"""Ready after a first program: the self-test's nurseries have ended by then, and the sandbox's only one has started."""
+
+
 def test_a_judge_that_is_killed_takes_its_boxes_along():
-    script = (
-        "import sys\nfrom amr_pipeline_tests.engines.boxes import run\nprint('ready', flush=True)\n"
-        "run('def f(x):\\n import time\\n while True: time.sleep(1)', '[1]')"
-    )
     before = boxed_processes()
-    judge = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    judge = subprocess.Popen(
+        [sys.executable, "-c", JUDGE],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, OWNER: str(os.getpid())},
+    )
     assert judge.stdout is not None
     assert judge.stdout.readline() == b"ready\n"
-    assert wait_for(lambda: len(boxed_processes() - before) >= 3, 30)
+    assert wait_for(lambda: len(boxed_processes() - before) >= 3)
     time.sleep(0.5)
     judge.kill()
     judge.wait()
     judge.stdout.close()
-    assert wait_for(lambda: boxed_processes() - before == set())
+    assert wait_for(lambda: boxed_processes() <= before)
 
 
 def test_busy_neighbours_flip_no_verdict():
     spin = "def f(n):\n total = 0\n for i in range(n): total += i % 7\n return total"
-    expected = sum(i % 7 for i in range(2_000_000))
+    expected = sum(i % 7 for i in range(500_000))
     tests = {
         "call_type": "assert",
         "fn_name": "f",
-        "assert_case": [f"assert f(2000000) == {expected}", "assert f(0) == 0"],
+        "assert_case": [f"assert f(500000) == {expected}", "assert f(0) == 0"],
     }
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
-        for _ in range(6 if SOAK else 2):
+        for _ in range(6 if SOAK else 1):
             assert verdict(spin, tests).outcome == "passed"
             assert verdict(spin.replace("% 7", "% 5"), tests).verify_score == 0.5
             assert verdict(spin.replace("return total", "\n while True: pass"), tests).outcome == "failed"
@@ -222,21 +238,32 @@ def test_busy_neighbours_flip_no_verdict():
             hog.wait()
 
 
+SHARED_FILE = Path(f"/dev/shm/amr-boxes-of-{os.getpid()}")
+
+
+def shared_files() -> set[Path]:
+    """Files in shared memory that boxes made: the one a program here asks for, and any of a user whom only boxes have."""
+    found = {SHARED_FILE} if SHARED_FILE.exists() else set()
+    for file in Path("/dev/shm").iterdir():
+        with suppress(FileNotFoundError):  # a neighbour's
+            if 0 <= file.lstat().st_uid - making_of_boxes._FIRST_USER < making_of_boxes._USERS:
+                found.add(file)
+    return found
+
+
 @pytest.mark.soak
 def test_nothing_is_left_of_many_boxes():
-    def state() -> tuple[object, ...]:
-        children = {process.pid for process in psutil.Process().children(recursive=True)}
-        shared = set(os.listdir("/dev/shm"))
-        return (
-            children,
-            boxed_processes(),
-            groups_left(),
-            shared,
-            list(Path(tempfile.gettempdir()).glob(f"amr-box-{os.getpid()}-*")),
-        )
+    def things() -> set[object]:
+        """Whatever may be left, of this process alone: what else runs here starts and ends as it likes."""
+        folders = Path(tempfile.gettempdir()).glob(f"amr-box-{os.getpid()}-*")
+        children = {process.pid for process in psutil.Process().children()}
+        return {*children, *boxed_processes(), *groups_left(), *shared_files(), *folders}
 
-    before, descriptors = state(), len(os.listdir("/proc/self/fd"))
-    hostile = "import os\nopen('/dev/shm/left', 'w').write('x')\nif os.fork() == 0:\n while True: __import__('time').sleep(1)\ndef f(x): return x"
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before, opened = things(), descriptors()
+    hostile = f"import os\nif os.fork() == 0:\n while True: __import__('time').sleep(1)\nopen({str(SHARED_FILE)!r}, 'w').write('x')\ndef f(x): return x"
     for isolation in WAYS:
         sandbox = CodeSandbox(slots=2, means=ways()[isolation])
         runs = [
@@ -247,54 +274,5 @@ def test_nothing_is_left_of_many_boxes():
         ]  # fmt: skip
         assert all(result.cause is None for result in sandbox(runs))
         sandbox.close()
-    assert wait_for(lambda: state() == before), (before, state())
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
-
-
-def _records(real_data: Path) -> dict[str, list[dict[str, object]]]:
-    folder = real_data / "code_runs" / "simple_test_run"
-    return {
-        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted(folder.glob("*.jsonl"))
-    }
-
-
-def _outcomes(records: list[dict[str, object]], field: str) -> dict[str, str]:
-    cases = [
-        Case(
-            response_id=str(record["task_id"]), category=Category.CODE, messages=(("user", str(record["prompt"])),),
-            text=f"```python\n{record['prompt']}{record[field]}\n```", finish_reason="stop",
-            test_cases=json.dumps({"call_type": "program", "fn_name": record["entry_point"], "program": record["test"]}),
-        )
-        for record in records
-    ]  # fmt: skip
-    boxes = CodeSandbox(means=ways()[WAYS[0]])
-    outcomes = {
-        one.response_id: str(one.outcome) for one in CodeTestsVerifier(CodeVerifier(), lambda: boxes).judge(cases)
-    }
-    boxes.close()
-    return outcomes
-
-
-@pytest.mark.real_data
-def test_every_canonical_solution_of_humaneval_passes(real_data: Path):
-    records = next(iter(_records(real_data).values()))
-    outcomes = _outcomes(records, "canonical_solution")
-    assert len(outcomes) == 164
-    assert {task: outcome for task, outcome in outcomes.items() if outcome != "passed"} == {}
-
-
-MISLABELLED = {"HumanEval/133", "HumanEval/143", "HumanEval/150"}
-"""Labelled solved, by text-davinci-003: they use `math` and `is_prime` without importing or defining them."""
-
-
-@pytest.mark.real_data
-def test_stored_humaneval_runs_are_reproduced(real_data: Path):
-    differ, total = set(), 0
-    for name, records in _records(real_data).items():
-        outcomes = _outcomes(records, "solution")
-        total += len(outcomes)
-        differ |= {(name, r["task_id"]) for r in records if (outcomes[str(r["task_id"])] == "passed") != r["is_solved"]}
-    assert total == 492
-    assert {task for name, task in differ if "davinci" in name} == MISLABELLED
-    assert len(differ) == 3
+    assert wait_for(lambda: things() <= before), things() - before
+    assert wait_for(lambda: descriptors() <= opened)

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +15,23 @@ from transformers import AutoModelForCausalLM
 
 from amr_pipeline.engines import deepspeed_training
 from amr_pipeline.engines.deepspeed_loop import EXPORT, PROGRESS, TrainingJob
-from amr_pipeline.engines.deepspeed_training import TrainingError, load_tokenizer, prepare, result_of, train
+from amr_pipeline.engines.deepspeed_training import (
+    TrainingError,
+    TrainingResult,
+    load_tokenizer,
+    prepare,
+    result_of,
+    train,
+)
 from amr_pipeline.engines.model_folders import model_address
 from amr_pipeline.sources import generated
 from amr_pipeline.studies.micro import WEIGHTS
 from amr_pipeline.training.packing import PackedRows, pack
 from amr_pipeline.training.rendering import Example, render
 
+pytestmark = pytest.mark.timeout(2700)
+
+SOAK = bool(os.environ.get("AMR_SOAK"))
 BASE = model_address(WEIGHTS + "base", None)[0]
 
 
@@ -70,10 +79,12 @@ def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[list[
     Gives what the job had taken by then, as it says itself.
     """
     seconds: list[float] = []
+    ended = threading.Event()
 
     def kill() -> None:
         while not (Path(one.folder) / PROGRESS).exists():
-            time.sleep(0.05)
+            if ended.wait(0.05):
+                return
         seconds.append(json.loads((Path(one.folder) / PROGRESS).read_text())["spent_seconds"])
         for process in psutil.Process().children(recursive=True):
             if "RayTrainWorker" in process.name():
@@ -81,8 +92,12 @@ def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[list[
 
     killer = threading.Thread(target=kill)
     killer.start()
-    yield seconds
-    killer.join()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        killer.join()
+    assert seconds, "nothing was killed: it ended before it had a checkpoint"
 
 
 @pytest.mark.engines
@@ -112,40 +127,57 @@ def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: P
     assert json.loads(json.dumps(result.curve[0])) == result.curve[0]
 
 
+def ways(folder: Path) -> list[TrainingJob]:
+    """One training in every way to share its state, and in half the precision at last."""
+    jobs = [job(folder / str(stage), name=f"stage {stage}", zero_stage=stage) for stage in (0, 1, 2, 3)]
+    jobs += [replace(job(folder / "one by one", name="one by one"), micro_batch_rows=1)]
+    return [*jobs, replace(job(folder / "bf16", name="bf16"), precision="bf16")]
+
+
+@pytest.fixture(scope="module", params=[0, 2] if SOAK else [2], ids="stage {}".format)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
+) -> dict[str, TrainingResult]:
+    """Two groups of workers: one that a job breaks for good, and two workers that train that job to its end with others."""
+    folder = tmp_path_factory.mktemp("trained")
+    killed, other, whole = (
+        job(folder / name, name=name, zero_stage=request.param) for name in ("killed", "other", "whole")
+    )
+    packed, shorter = rows(epochs=20), rows(epochs=2)
+    prepare(killed, packed)
+    prepare(whole, packed)
+    prepare(other, rows(epochs=1))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(deepspeed_training, "MAX_FAILURES", 0)
+        with killing_the_worker_after_a_checkpoint_of(killed), pytest.raises(TrainingError, match=r"1 of 2 .*killed: "):
+            train([killed, other], num_workers=1, ray_address=None, say=print)
+    jobs = [killed, whole, *ways(folder)]
+    for one in jobs[2:]:
+        prepare(one, shorter)
+    results = train(jobs, num_workers=2, ray_address=None, say=print)
+    return {"other": result_of(other)} | {one.name: result for one, result in zip(jobs, results, strict=True)}
+
+
 @pytest.mark.engines
 @pytest.mark.soak
-@pytest.mark.parametrize("zero_stage", [0, 2] if os.environ.get("AMR_SOAK") else [2])
 def test_a_failed_job_keeps_no_other_waiting_and_goes_on_with_another_number_of_workers(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, zero_stage: int
+    trained: dict[str, TrainingResult],
 ):
-    killed, other, whole = (
-        job(tmp_path / name, name=name, zero_stage=zero_stage) for name in ("killed", "other", "whole")
+    assert trained["other"].curve
+    assert trained["killed"].resumed_from_step
+    assert trained["whole"].resumed_from_step is None
+    went_on, uninterrupted = (
+        np.array([point["loss"] for point in trained[name].curve]) for name in ("killed", "whole")
     )
-    prepare(killed, rows(epochs=20))
-    prepare(whole, rows(epochs=20))
-    prepare(other, rows(epochs=1))
-    monkeypatch.setattr(deepspeed_training, "MAX_FAILURES", 0)
-    with killing_the_worker_after_a_checkpoint_of(killed), pytest.raises(TrainingError, match=r"1 of 2 .*killed: "):
-        train([killed, other], num_workers=1, ray_address=None, say=print)
-    assert result_of(other).curve
-    results = train([killed, whole], num_workers=2, ray_address=None, say=print)
-    assert results[0].resumed_from_step
-    assert results[1].resumed_from_step is None
-    went_on, uninterrupted = (np.array([point["loss"] for point in result.curve]) for result in results)
     np.testing.assert_allclose(went_on, uninterrupted, rtol=2e-2)
-    norms = [point["gradient_norm"] for point in results[1].curve]
+    norms = [point["gradient_norm"] for point in trained["whole"].curve]
     assert all(0 < norm < 100 for norm in norms)
 
 
 @pytest.mark.engines
-def test_every_way_to_share_the_state_takes_the_same_steps(tmp_path: Path, ray_cluster: None):
-    packed = rows(epochs=2)
-    jobs = [job(tmp_path / str(stage), name=f"stage {stage}", zero_stage=stage) for stage in (0, 1, 2, 3)]
-    jobs += [replace(job(tmp_path / "one by one", name="one by one"), micro_batch_rows=1)]
-    jobs += [replace(job(tmp_path / "bf16", name="bf16"), precision="bf16")]
-    for one in jobs:
-        prepare(one, packed)
-    results = train(jobs, num_workers=2, ray_address=None, say=print)
+@pytest.mark.soak
+def test_every_way_to_share_the_state_takes_the_same_steps(trained: dict[str, TrainingResult], tmp_path: Path):
+    results = [trained[one.name] for one in ways(tmp_path)]
     losses = [[point["loss"] for point in result.curve] for result in results]
     for result, found in zip(results[:-1], losses[:-1], strict=True):
         np.testing.assert_allclose(found, losses[0], rtol=1e-3, err_msg=str(result.checkpoint))
@@ -155,7 +187,7 @@ def test_every_way_to_share_the_state_takes_the_same_steps(tmp_path: Path, ray_c
 
 @pytest.mark.engines
 @pytest.mark.soak
-@pytest.mark.skipif(not os.environ.get("AMR_SOAK"), reason="trains twice; AMR_SOAK=1 runs it")
+@pytest.mark.skipif(not SOAK, reason="trains twice; AMR_SOAK=1 runs it")
 def test_a_damaged_export_is_trained_again(tmp_path: Path, ray_cluster: None):
     one = job(tmp_path / "one")
     prepare(one, rows(epochs=1))

@@ -91,9 +91,10 @@ def test_waits_double_up_to_a_bound_and_are_drawn_below_it(monkeypatch: pytest.M
 
 
 def test_a_server_that_is_late_is_asked_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_engine, "ANSWER_SECONDS", 0.3)
-    with serving(lambda asked: replace(echo(asked), seconds=1.0 if asked.number == 0 else 0.0)) as server:
+    monkeypatch.setattr(http_engine, "ANSWER_SECONDS", 2.0)
+    with serving(lambda asked: replace(echo(asked), seconds=5.0 if asked.number == 0 else 0.0)) as server:
         assert_each_once(ask(server, 3), 3)
+    assert len(server.asked) > 3
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(free_port: int):

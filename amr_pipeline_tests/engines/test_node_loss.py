@@ -11,7 +11,7 @@ import pytest
 from amr_pipeline_tests.engines.nodes import head_node, node
 from amr_pipeline_tests.told import kill_tree
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 DRIVER = """
 import json, logging, os, signal, sys, time
@@ -48,17 +48,18 @@ while ray.cluster_resources().get("CPU") != 2:
 settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
 pool = Pool(settings, {}, Slow, size=PoolSize(fewest=2, most=2))
 pool.open()
-work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(400)]
-answers = []
+work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(600)]
+answers, early = [], 0
 for done in pool.run(work):
     answers.append(done)
-    if len(answers) == 80:
+    if not early and len(answers) >= 80 and len({one.text for one in answers}) == 2:
+        early = len(answers)
         print("now", flush=True)  # whoever started this kills a node
         sys.stdin.readline()
 print(json.dumps({
     "answered": len(answers),
     "distinct": len({one.work_id for one in answers}),
-    "nodes early": len({one.text for one in answers[:80]}),
+    "nodes early": len({one.text for one in answers[:early]}),
     "nodes late": len({one.text for one in answers[-80:]}),
     "errors": sum(one.finish_reason == "error" for one in answers),
     "starting": sum(one.starting is not None for one in pool.replicas),
@@ -77,10 +78,11 @@ def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, fre
         assert driver.stdout is not None
         assert driver.stdout.readline() == "now\n"
         kill_tree(other)
-        said, _ = driver.communicate("go on\n", timeout=200)
-    assert json.loads(said.splitlines()[-1]) == {
-        "answered": 400,
-        "distinct": 400,
+        said, _ = driver.communicate("go on\n", timeout=600)
+    (told,) = (line for line in said.splitlines() if line.startswith("{"))  # Ray's core complains beside it
+    assert json.loads(told) == {
+        "answered": 600,
+        "distinct": 600,
         "nodes early": 2,
         "nodes late": 1,
         "errors": 0,

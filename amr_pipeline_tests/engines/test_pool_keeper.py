@@ -15,7 +15,7 @@ from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Lo
 from amr_pipeline.engines.kept_pools import KeptPool, kept_pool, listed_pools, make_room, stop_idle_pools, stop_pool
 from amr_pipeline.engines.pool_keeper import NotACallerError
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
 
 class Named:
@@ -60,7 +60,7 @@ def work(count: int, said: str = "?") -> list[Work]:
     return [Work(work_id=f"w{index}", kind="write", messages=(("user", said),)) for index in range(count)]
 
 
-def until(reached: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(reached: Callable[[], bool], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline
@@ -74,9 +74,12 @@ def cluster(ray_cluster: None) -> Iterator[None]:
         stop_pool(one.name, also_used=True)
 
 
-def answers(one: KeptPool, count: int, weights: str | None = None, label: str = "a run", said: str = "?") -> set[str]:
-    """What the engine said of itself to one caller, all of whose work is answered once."""
-    with kept_pool(one, label, weights) as joined:
+def answers(
+    one: KeptPool, count: int, weights: str | None = None, said: str = "?", ready: Callable[[], object] = lambda: None
+) -> set[str]:
+    """What the engine said of itself to one caller, all of whose work is answered once; it asks when `ready` returns."""
+    with kept_pool(one, "a run", weights) as joined:
+        ready()
         done = list(joined.run(work(count, said)))
     assert sorted(item.work_id for item in done) == sorted(item.work_id for item in work(count))
     return {item.text for item in done}
@@ -84,17 +87,23 @@ def answers(one: KeptPool, count: int, weights: str | None = None, label: str = 
 
 def test_callers_share_engines_and_none_gets_the_answers_of_another(cluster: None):
     said: list[set[str]] = []
-    callers = [threading.Thread(target=lambda: said.append(answers(pool("own"), 200, said="slowly"))) for _ in range(3)]
+    joined = threading.Barrier(4, timeout=300)  # three callers and who looks at the list, before any has been answered
+
+    def ask() -> None:
+        said.append(answers(pool("own"), 200, said="slowly", ready=joined.wait))
+
+    callers = [threading.Thread(target=ask) for _ in range(3)]
     for one in callers:
         one.start()
     until(lambda: any(len(listed.callers) == 3 for listed in listed_pools()))
+    joined.wait()
     for one in callers:
         one.join()
     assert len(said) == 3
     assert len(set.union(*said)) == 1, "one engine answered all of them"
     assert answers(pool("own"), 3) == said[0], "and it is still there"
+    until(lambda: [listed.callers for listed in listed_pools()] == [()])  # nobody waits for a caller's farewell
     (listed,) = listed_pools()
-    assert listed.callers == ()
     assert listed.load.engines == 1
     assert listed.idle_seconds is not None
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,7 +12,7 @@ import ray
 
 from amr_pipeline.engines import ray_cluster
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1200)]
 
 DRIVER = """
 import json, sys
@@ -39,23 +40,6 @@ sys.stdin.readline()
 """
 
 
-def test_it_listens_on_loopback_alone_and_ends_with_its_process():
-    driver = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert driver.stdout is not None
-    said = json.loads(driver.stdout.readline())
-    names = {name for name, _ in said["heard"]}
-    assert {"gcs_server", "raylet"} <= names, "nothing was looked at"
-    assert {address for _, address in said["heard"]} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    driver.kill()
-    driver.communicate()
-    deadline = time.monotonic() + 150  # its agents notice last
-    while left := [pid for pid in said["family"] if _is_alive(pid)]:
-        assert time.monotonic() < deadline, f"{left} outlived the process that started them"
-        time.sleep(0.2)
-
-
 STRUCK = """
 import threading, time
 import psutil
@@ -80,25 +64,35 @@ SLOW_AGENT = STRUCK.format(victim="dashboard/agent.py", words=3, harm="suspend",
 DEAD_RAYLET = STRUCK.format(victim="raylet/raylet", words=1, harm="kill", repair="")
 
 
-@pytest.mark.parametrize(("struck", "starts"), [(SLOW_AGENT, 1), (DEAD_RAYLET, 2)], ids=["slow agent", "dead raylet"])
-def test_a_busy_machine_starts_it_all_the_same(struck: str, starts: int):
+@pytest.mark.parametrize("struck", [SLOW_AGENT, DEAD_RAYLET], ids=["slow agent", "dead raylet"])
+def test_it_starts_on_a_busy_machine_is_heard_on_loopback_alone_and_ends_with_its_process(struck: str, tmp_path: Path):
     """Ray's raylet waits 15 seconds for its agents, and Ray half a minute for its raylet."""
-    driver = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", struck + DRIVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    complaints = tmp_path / "complaints"
+    with complaints.open("wb") as errors:
+        driver = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", struck + DRIVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert driver.stdout is not None
-    victim = driver.stdout.readline().split()
-    assert victim[:1] == ["struck"]
+    first, victim = driver.stdout.readline().split()
+    assert first == "struck"
     said = json.loads(driver.stdout.readline())
-    _, complaints = driver.communicate("\n")
-    assert driver.returncode == 0
-    assert sum(name == "gcs_server" for name, _ in said["heard"]) >= 1
-    assert complaints.count("Ray did not start") == starts - 1, complaints[-3000:]
+    assert {"gcs_server", "raylet"} <= {name for name, _ in said["heard"]}, "nothing was looked at"
     assert {address for _, address in said["heard"]} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    if struck is SLOW_AGENT:
+        assert int(victim) in said["family"], "what was slow was waited for"
+        psutil.Process(int(victim)).resume()
+    else:
+        assert "Ray did not start" in complaints.read_text()
+    driver.kill()
+    driver.communicate()
+    deadline = time.monotonic() + 600  # its agents notice last
+    while left := [pid for pid in said["family"] if _is_alive(pid)]:
+        assert time.monotonic() < deadline, f"{left} outlived the process that started them"
+        time.sleep(0.2)
 
 
 def test_what_else_fails_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):

