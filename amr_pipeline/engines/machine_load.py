@@ -6,5 +6,5 @@ LONGEST = 10.0
 
 
 def crowd() -> float:
-    """How many times longer than on an idle machine something takes: 1 to 10, by the load of the last minute per core."""
+    """How many times longer than on an idle machine something takes: 1 to 10, by the last minute's load per core."""
     return min(LONGEST, 1.0 + os.getloadavg()[0] / (os.cpu_count() or 1))

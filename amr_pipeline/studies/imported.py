@@ -2,14 +2,21 @@
 
 Parameters (`AMR_STUDY_PARAMETERS=root=FOLDER,set=NAME`): `root` is the folder that holds the data, `set` one of
 
-    gsm8k      GSM8K test questions with the solutions of four models
-    math       MATH questions with eight solutions each
-    prime_rl   rollouts of an R1 distillation, eight per question
-    humaneval  HumanEval with the solutions of three models
-    ifeval     IFEval prompts with the responses of three models
-    am40m      the published AM-DeepSeek-Distilled-40M layout, one file per category, model and pass
+    gsm8k      GSM8K test questions with the solutions of four models:
+               gsm8k/example_model_solutions.jsonl
+    math       MATH questions with eight solutions each (`question`, `gt`, a list `code`):
+               qwen_math_100x8/math_cot_100.jsonl
+    prime_rl   rollouts of an R1 distillation, eight per question (one document with `samples`):
+               prime_rl_14x8/example_rewards.json
+    humaneval  HumanEval with the solutions of three models:
+               code_runs/simple_test_run/simple_1_<model>_pass_at_k_1.jsonl
+    ifeval     IFEval prompts with the responses of three models:
+               ifeval/prompts_20.jsonl, ifeval/labelled_responses_20x3.jsonl
+    am40m      the published AM-DeepSeek-Distilled-40M layout, one file per category (math, code, science, if, other),
+               model (r1, 7b, 1.5b) and pass: <category>_<model>_<pass>pass.jsonl
     all        the first five together (the default)
 
+The functions below say which columns are read.
 Everything here is ours; thresholds are the paper's.
 """
 

@@ -17,6 +17,14 @@ IMPORTED = {"gsm8k": 5276, "math": 800, "prime-rl": 112, "humaneval": 492, "ifev
 LEAST_AGREEMENT = {"gsm8k": 0.999, "math": 0.97, "humaneval": 0.985, "ifeval": 0.95}
 """With the labels that came with the responses; the README lists where they differ."""
 
+MISLABELLED = (
+    'def sum_squares(lst): """You are given a list of numbers. Yo',
+    'def words_in_sentence(sentence): """ You are given a string ',
+    'def x_or_y(n, x, y): """A simple program which should return',
+)
+"""HumanEval/133, 143 and 150, labelled solved: the solutions use `math` and `is_prime` without importing or defining
+them."""
+
 
 def test_parameters_are_checked():
     with pytest.raises(StudyError, match="root"):
@@ -62,5 +70,9 @@ def test_every_imported_response_is_graded_or_undecided_with_a_cause(real_data: 
     for name, least in LEAST_AGREEMENT.items():
         assert measured[name].share >= least, measured[name].disagreements
         assert measured[name].undecided == 0
+    assert measured["humaneval"].compared == IMPORTED["humaneval"]
+    assert sorted(one[:4] for one in measured["humaneval"].disagreements) == [
+        ("humaneval-text-davinci-003", 0, start, True) for start in MISLABELLED
+    ]
     unfinished = verdicts.filter(verdicts["distiller"] == "prime-rl")
     assert unfinished.filter(unfinished["verifier"] == "math_answers/truncated").height == 52
