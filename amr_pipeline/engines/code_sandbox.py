@@ -50,10 +50,22 @@ def f(port, marker, owner):
     attempt("writes its parent's memory", lambda: open("/proc/%d/mem" % os.getppid(), "r+b"))
     return done
 def g(size):
-    children = [os.fork() for _ in range(2)]
-    if 0 in children:
-        held = bytearray(size)
-        os._exit(0 if held[:: 4096].count(0) else 1)
+    waits, releases = os.pipe()
+    children, heard = [], []
+    for _ in range(2):
+        hears, tells = os.pipe()
+        children.append(os.fork())
+        if not children[-1]:
+            os.close(releases)
+            held = bytearray(size)
+            os.write(tells, b"k")
+            os.read(waits, 1)  # both hold theirs at once
+            os._exit(0)
+        os.close(tells)
+        heard.append(hears)
+    for hears in heard:
+        os.read(hears, 1)
+    os.close(releases)
     return [os.waitpid(child, 0)[1] for child in children]
 """
 

@@ -10,6 +10,7 @@ Source: reliability measurements A2 to A7 (own user per slot, scrubbed environme
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -126,6 +127,7 @@ class Nursery:
         outer = _filter_file(means) if means.has_namespaces else None
         try:
             self._process = self._start(other, outer)
+            self._ended = os.pidfd_open(self._process.pid)
         except OSError:
             self._control.close()
             raise
@@ -188,7 +190,10 @@ class Nursery:
 
     def _hear(self, wanted: bytes) -> list[int]:
         """Descriptors that came with the reply `wanted`."""
-        self._control.settimeout(START_SECONDS)
+        ready = select.select([self._control, self._ended], [], [], START_SECONDS)[0]
+        if self._control not in ready:
+            # Its end closes nothing where a process of its own that waits for it outlives it.
+            raise BoxFailureError(self._complaint(b"") if ready else "no word from the nursery in time")
         try:
             said, received, _, _ = socket.recv_fds(self._control, 2048, 1)
         except OSError as error:
@@ -200,7 +205,7 @@ class Nursery:
     def _complaint(self, said: bytes) -> str:
         if said:
             return said[1:].decode("utf-8", "replace")
-        self._process.kill()
+        self._kill()
         return self._process.communicate()[1].decode("utf-8", "replace").strip()[-300:] or "the nursery ended"
 
     def scratch_folder(self) -> str | None:
@@ -215,14 +220,18 @@ class Nursery:
     def close(self) -> None:
         """End the nursery and every box in it."""
         self._control.close()  # it ends by itself at the end of its input, unless it hangs
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        select.select([self._ended], [], [], 2)
+        self._kill()
+        os.close(self._ended)
         if self._process.stderr is not None:
             self._process.stderr.close()
         self._process.wait()
+
+    def _kill(self) -> None:
+        """Kill what is left of its process group: a launcher that was killed while it started leaves a child behind."""
+        if self._process.returncode is None:  # until it is waited for, nobody else has its number
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _filter_file(means: Means) -> int | None:

@@ -61,6 +61,19 @@ def test_a_nursery_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_launcher_that_is_killed_while_it_starts_is_noticed_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    waits = ["sleep", str(10_000 + os.getpid())]
+    killed = ["sh", "-c", f"{' '.join(waits)} & kill -KILL $$", "sh"]  # its child holds the control socket open
+    monkeypatch.setattr(isolation, "bubblewrap", lambda descriptor: killed)
+    monkeypatch.setattr(isolation, "START_SECONDS", 3600.0)
+    with pytest.raises(BoxFailureError, match="the nursery ended"):
+        Nursery(Means(Isolation.BUBBLEWRAP_RLIMITS, None))
+    deadline = time.monotonic() + 60
+    while any(process.info["cmdline"] == waits for process in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "its child outlived it"
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
 @pytest.mark.parametrize("name", list(ways()))
 def test_a_nursery_has_no_environment_no_rights_and_a_user_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch):
