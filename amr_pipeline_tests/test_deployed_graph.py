@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.engines,
     pytest.mark.soak,
     pytest.mark.browser,
-    pytest.mark.timeout(3000),
+    pytest.mark.timeout(5000),
     needs_chromium,
     needs_postgres,
 ]
@@ -88,7 +88,7 @@ def pictured(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return lambda name: page.screenshot(path=folder / f"{name}.png")  # type: ignore[return-value]
 
 
-def wait_until(platform: Deployed, reached: Callable[[], bool], seconds: float = 1500.0) -> None:
+def wait_until(platform: Deployed, reached: Callable[[], bool], seconds: float = 2500.0) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         for program in (platform.code, platform.webserver, platform.daemon, platform.mlflow):

@@ -20,7 +20,7 @@ from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline_tests.servers import Program, answers, free_ports
 from amr_pipeline_tests.test_repository import REPOSITORY, files, name_of
 
-pytestmark = [pytest.mark.engines, pytest.mark.soak, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engines, pytest.mark.soak, pytest.mark.timeout(3000)]
 
 SOAK = bool(os.environ.get("AMR_SOAK"))
 

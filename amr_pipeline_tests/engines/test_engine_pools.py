@@ -13,7 +13,7 @@ from amr_pipeline.studies.micro import REVISIONS, STUDY, WEIGHTS
 from amr_pipeline.studies.study import Scorer
 from amr_pipeline.verdicts.verifier import JudgeRequest
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(2400)]
 
 STRONG = STUDY.distiller("strong")
 
