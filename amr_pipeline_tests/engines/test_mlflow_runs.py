@@ -48,7 +48,11 @@ def test_a_run_names_the_version_of_the_subset_that_it_was_trained_on(tmp_path: 
 def test_a_dataset_that_another_run_names_first_just_now_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two runs side by side: MLflow looks whether a dataset is there, and inserts it a moment later."""
     runs = MlflowRuns(f"sqlite:///{tmp_path / 'mlflow.db'}", artifacts=tmp_path, study="micro")
-    log_inputs, said = MlflowClient.log_inputs, ["UNIQUE constraint failed: datasets.digest", "the disk is full"]
+    of_sqlite, of_postgres = (
+        "UNIQUE constraint failed: datasets.digest",
+        "duplicate key value violates unique constraint",
+    )
+    log_inputs, said = MlflowClient.log_inputs, [of_sqlite, of_postgres, "the disk is full"]
 
     def raced(self: MlflowClient, *arguments: object) -> None:
         if said:

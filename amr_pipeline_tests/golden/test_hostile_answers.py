@@ -12,7 +12,7 @@ from amr_pipeline.verdicts.verifier import AnswerPair, Case
 from amr_pipeline_tests.golden.hostile_answers import HOSTILE
 
 DEADLINE_SECONDS = 1.0
-NUM_JOBS = 2_000
+NUM_JOBS = 2_000 if os.environ.get("AMR_SOAK") else 300
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,6 @@ def test_as_references_they_end_too(checkers: AnswerCheckers):
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not os.environ.get("AMR_SOAK"), reason="240 pairs in test_answer_checkers; AMR_SOAK=1 runs 2,000")
 def test_one_percent_poison_changes_no_innocent_verdict(checkers: AnswerCheckers):
     poison = ("9^{9^{9^9}}", "(10!)!", "\\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}", "\\sum_{k=1}^{10^9} \\frac{1}{k}")
     asked = [
