@@ -4,6 +4,7 @@ Does not belong here: fixtures that one chapter uses; they stand in that chapter
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
+# What vLLM found out about a model's code takes a process of its own to find out, in every home that does not know it.
+os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(tempfile.gettempdir()) / f"amr-vllm-{os.getuid()}"))
 
 # Two cores shared with engines make wall-clock deadlines meaningless; a failing example prints how to repeat it.
 settings.register_profile("amr", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -36,10 +39,30 @@ THIRD_PARTY_WARNINGS = (
 )
 
 
+class FailuresAtOnce:
+    """Prints a failure when it is known: who stops a long run, or loses it, still reads what failed until then."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"failed in {report.when}: {report.nodeid}\n{report.longreprtext}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Add the exceptions to `filterwarnings = error`, each with its reason above."""
     for line in THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print failures at once, where there is a terminal: a worker of several has none."""
+    plugins = session.config.pluginmanager
+    terminal = plugins.get_plugin("terminalreporter")
+    if isinstance(terminal, pytest.TerminalReporter):
+        plugins.register(FailuresAtOnce(terminal))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -83,7 +83,7 @@ response_ledger.MANY_PARTS = 10_000
 if sys.argv[1] == "responses":  # no command: what leads up to responses, and they themselves
     from amr_pipeline.assets.session import Session
     with Session.open() as session:
-        session.materialize_owed(assets=("raw_queries", "near_duplicates", "queries", "responses"), say=print)
+        session.materialize_owed(assets=("raw_queries", "benchmark_queries", "near_duplicates", "queries", "responses"), say=print)
 else:
     from amr_pipeline.command_line import app
     app(sys.argv[1:])

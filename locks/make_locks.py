@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 LOCKS = Path(__file__).parent
@@ -32,6 +33,10 @@ PLATFORM = "x86_64-manylinux_2_36"  # Debian 12's C library; llguidance has no o
 
 NOT_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 """Dependencies of vLLM's CPU build that are linked against CUDA and break its import when present."""
+
+NOT_FOR_TESTS = ("rfc3987-syntax",)
+"""A dependency of the bill's validation, which nobody asks for. Where it is installed, jsonschema compiles its grammar
+in every process that imports it: Ray's, each of which then takes two seconds longer."""
 
 CPU_BUILDS_OF_TORCH = {
     # torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl
@@ -116,6 +121,11 @@ def without(pins: Pins, names: set[str]) -> Pins:
     return {name: block for name, block in pins.items() if name not in names}
 
 
+def never(names: Iterable[str]) -> list[str]:
+    """Overrides that leave packages out."""
+    return [f"{name}; sys_platform == 'never'" for name in names]
+
+
 def main() -> None:
     """Resolve the GPU, CPU and test sets in that order and write the locks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -139,16 +149,21 @@ def main() -> None:
         overrides=[],
         upgrade=upgrade,
     )
-    never = [f"{name}; sys_platform == 'never'" for name in NOT_ON_CPU]
     cpu = resolve(
         [*shared, *extras["cpu"]],
         present={**locked, **gpu},
         constraints=gpu,
-        overrides=[torch, *never],
+        overrides=[torch, *never(NOT_ON_CPU)],
         upgrade=upgrade,
     )
     present = {**gpu, **cpu, **read(LOCKS / "test.lock")}
-    test = resolve(extras["test"], present=present, constraints={**gpu, **cpu}, overrides=[], upgrade=upgrade)
+    test = resolve(
+        extras["test"],
+        present=present,
+        constraints={**gpu, **cpu},
+        overrides=never(NOT_FOR_TESTS),
+        upgrade=upgrade,
+    )
 
     write("build.lock", "What builds wheels", {BUILDS_WHEELS: cpu[BUILDS_WHEELS]})
     write("source.lock", "Published as source only", {SOURCE_ONLY: cpu[SOURCE_ONLY]})

@@ -151,6 +151,8 @@ def train(
 def _fit(jobs: Sequence[TrainingJob], num_workers: int, ray_address: str | None, say: Callable[[str], object]) -> None:
     """One group of Ray Train workers over jobs."""
     ensure_ray(ray_address)
+    if ray_address is None:  # nobody drains the only node of a private cluster; looking out for it takes a process
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     on_gpu = bool(ray.cluster_resources().get("GPU"))
     name, storage = f"amr-{uuid.uuid4().hex[:8]}", Path(jobs[0].folder).parent / ".ray-train"
     trainer = TorchTrainer(

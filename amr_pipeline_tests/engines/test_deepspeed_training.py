@@ -100,36 +100,10 @@ def killing_the_worker_after_a_checkpoint_of(one: TrainingJob) -> Iterator[list[
     assert seconds, "nothing was killed: it ended before it had a checkpoint"
 
 
-@pytest.mark.engines
-def test_a_killed_worker_resumes_and_a_finished_job_is_not_run_again(tmp_path: Path, ray_cluster: None):
-    one = job(tmp_path / "one")
-    prepare(one, rows(epochs=40))
-
-    with killing_the_worker_after_a_checkpoint_of(one) as before_it:
-        (result,) = train([one], num_workers=1, ray_address=None, say=print)
-    assert result.resumed_from_step is not None
-    assert result.spent_seconds >= result.seconds + before_it[0] > result.seconds, "both attempts count"
-    assert result.gpu_seconds == 0.0, "on CPU"
-    assert [int(point["step"]) for point in result.curve] == list(range(1, result.num_steps + 1))
-    assert result.curve[-1]["loss"] < result.curve[0]["loss"] / 2
-    assert (result.checkpoint / "model.safetensors").exists()
-    before = (tmp_path / "one" / EXPORT / "model.safetensors").stat().st_mtime_ns
-    assert train([one], num_workers=1, ray_address=None, say=lambda line: None)[0].digest == result.digest
-    assert (tmp_path / "one" / EXPORT / "model.safetensors").stat().st_mtime_ns == before
-    exported = tmp_path / "one" / EXPORT / "model.safetensors"
-    weights = exported.read_bytes()
-    exported.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    assert not deepspeed_training._finished(one), "a damaged export is owed, as the soak trains to the end"
-    changed = replace(one, identity="two")
-    prepare(changed, rows(epochs=1))
-    with pytest.raises(RuntimeError, match="without a result"):
-        result_of(changed)
-    assert json.loads(json.dumps(result.curve[0])) == result.curve[0]
-
-
 def ways(folder: Path) -> list[TrainingJob]:
-    """One training in every way to share its state, and in half the precision at last."""
+    """One training in every way to share its state, and in half the precision at last; the first can go on soon."""
     jobs = [job(folder / str(stage), name=f"stage {stage}", zero_stage=stage) for stage in (0, 1, 2, 3)]
+    jobs[0] = replace(jobs[0], checkpoint_steps=2)
     jobs += [replace(job(folder / "one by one", name="one by one"), micro_batch_rows=1)]
     return [*jobs, replace(job(folder / "bf16", name="bf16"), precision="bf16")]
 
@@ -138,7 +112,10 @@ def ways(folder: Path) -> list[TrainingJob]:
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
 ) -> dict[str, TrainingResult]:
-    """Two groups of workers: one that a job breaks for good, and two workers that train that job to its end with others."""
+    """A group of workers that a job breaks for good, and two workers that train it to its end, and other jobs with it.
+
+    Those two are killed once, which their group survives.
+    """
     folder = tmp_path_factory.mktemp("trained")
     killed, other, whole = (
         job(folder / name, name=name, zero_stage=request.param) for name in ("killed", "other", "whole")
@@ -154,7 +131,9 @@ def trained(
     jobs = [killed, whole, *ways(folder)]
     for one in jobs[2:]:
         prepare(one, shorter)
-    results = train(jobs, num_workers=2, ray_address=None, say=print)
+    with killing_the_worker_after_a_checkpoint_of(jobs[2]) as spent:
+        results = train(jobs, num_workers=2, ray_address=None, say=print)
+    assert results[2].spent_seconds >= results[2].seconds + spent[0] > results[2].seconds, "both attempts count"
     return {"other": result_of(other)} | {one.name: result for one, result in zip(jobs, results, strict=True)}
 
 
@@ -170,8 +149,38 @@ def test_a_failed_job_keeps_no_other_waiting_and_goes_on_with_another_number_of_
         np.array([point["loss"] for point in trained[name].curve]) for name in ("killed", "whole")
     )
     np.testing.assert_allclose(went_on, uninterrupted, rtol=2e-2)
+    assert uninterrupted[-1] < uninterrupted[0] / 2
     norms = [point["gradient_norm"] for point in trained["whole"].curve]
     assert all(0 < norm < 100 for norm in norms)
+    assert trained["whole"].gpu_seconds == 0.0, "on CPU"
+
+
+@pytest.mark.engines
+@pytest.mark.soak
+def test_a_killed_group_resumes_and_takes_every_step_once(trained: dict[str, TrainingResult]):
+    killed = trained["stage 0"]
+    assert killed.resumed_from_step
+    assert [int(point["step"]) for point in killed.curve] == list(range(1, killed.num_steps + 1))
+
+
+@pytest.mark.engines
+@pytest.mark.soak
+def test_a_finished_job_is_not_run_again_unless_its_export_is_damaged(trained: dict[str, TrainingResult]):
+    result = trained["bf16"]
+    folder = result.checkpoint.parent
+    one = replace(job(folder, name="bf16"), precision="bf16")
+    exported = folder / EXPORT / "model.safetensors"
+    before = exported.stat().st_mtime_ns
+    assert train([one], num_workers=1, ray_address=None, say=lambda line: None)[0].digest == result.digest
+    assert exported.stat().st_mtime_ns == before
+    weights = exported.read_bytes()
+    exported.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert not deepspeed_training._finished(one), "a damaged export is owed, as the soak trains to the end"
+    changed = replace(one, identity="two")
+    prepare(changed, rows(epochs=1))
+    with pytest.raises(RuntimeError, match="without a result"):
+        result_of(changed)
+    assert json.loads(json.dumps(result.curve[0])) == result.curve[0]
 
 
 @pytest.mark.engines
