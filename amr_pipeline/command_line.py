@@ -154,8 +154,9 @@ def pools(
     also_used: Annotated[bool, typer.Option("--also-used", help="with --stop: end it though somebody uses it")] = False,
 ) -> None:
     """Pools of engines on the cluster of AMR_RAY_ADDRESS: list them, or end some with their engines."""
+    from amr_pipeline.assets.deployment import deployment_from_environment
     from amr_pipeline.assets.pools import pools_text, stop_pools
-    from amr_pipeline.assets.resources import Platform, deployment_from_environment
+    from amr_pipeline.assets.resources import Platform
 
     platform = Platform.of(deployment_from_environment())
     if not stop and not stop_idle:
@@ -176,7 +177,8 @@ def collect_garbage(
     ] = 24.0,
 ) -> None:
     """Delete files of tables that no commit refers to: what killed writers and superseded versions left behind."""
-    from amr_pipeline.assets.resources import Platform, deployment_from_environment
+    from amr_pipeline.assets.deployment import deployment_from_environment
+    from amr_pipeline.assets.resources import Platform
 
     store = Platform.of(deployment_from_environment()).tables()
     removed = store.collect_garbage(older_than_hours * 3600)
@@ -189,7 +191,7 @@ def plan(
     queries: Annotated[int | None, typer.Option(help="queries expected after filters")] = None,
 ) -> None:
     """What a study would generate: responses, tokens, partitions."""
-    from amr_pipeline.assets.resources import deployment_from_environment
+    from amr_pipeline.assets.deployment import deployment_from_environment
     from amr_pipeline.studies.loading import load_study
     from amr_pipeline.studies.plan import expected_queries
     from amr_pipeline.studies.plan import plan as plan_of
@@ -208,8 +210,9 @@ def verify(
     study: Annotated[str | None, typer.Option(help="study whose verifiers judge; default: the built-in rows")] = None,
 ) -> None:
     """Judge records in the published data set's field names: one verdict per line, in order, whatever the input."""
+    from amr_pipeline.assets.deployment import deployment_from_environment
     from amr_pipeline.assets.open_engines import close_engines
-    from amr_pipeline.assets.resources import Platform, deployment_from_environment
+    from amr_pipeline.assets.resources import Platform
     from amr_pipeline.assets.verdicts import judge_of, reward_model_of
     from amr_pipeline.engines.verify_file import DEFAULT_ROWS, verify_file
     from amr_pipeline.report.summary import text_table

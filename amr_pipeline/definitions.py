@@ -9,6 +9,6 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from amr_pipeline.assets.assembly import assemble  # noqa: E402 (after the filters above)
-from amr_pipeline.assets.resources import deployment_from_environment  # noqa: E402 (after the filters above)
+from amr_pipeline.assets.deployment import deployment_from_environment  # noqa: E402 (after the filters above)
 
 defs = assemble(deployment_from_environment())

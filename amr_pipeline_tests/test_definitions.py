@@ -7,7 +7,7 @@ import pytest
 
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.automation import JOBS
-from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.studies.deepdistill import STUDY as DEEPDISTILL
 from amr_pipeline.studies.micro import STUDY as MICRO
 from amr_pipeline.studies.study import Study

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline_tests.composed import FILLED, services
 from amr_pipeline_tests.rendered import OVERLAYS, pods, program, resources
 

@@ -16,8 +16,8 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.lineage import Lineage
-from amr_pipeline.assets.resources import deployment_from_environment
 from amr_pipeline.assets.response_ledger import RESPONSES_PER_PART
 from amr_pipeline.assets.session import Session
 from amr_pipeline.assets.variables import key_variable

@@ -123,20 +123,20 @@ def test_the_example_study_loads(tmp_path: Path) -> None:
 
 
 def test_the_environment_table_is_what_the_code_reads() -> None:
-    source = (REPOSITORY / "amr_pipeline" / "assets" / "resources.py").read_text()
+    source = (REPOSITORY / "amr_pipeline" / "assets" / "deployment.py").read_text()
     read = set(re.findall(r"environ\.get\(\s*\"(\w+)\"", source))
     told = set(re.findall(r"^\| `([A-Z_0-9]+)` \|", section("Environment"), re.MULTILINE))
     assert read
     assert told == read
 
 
-def test_only_resources_reads_this_projects_variables() -> None:
+def test_only_the_deployment_reads_this_projects_variables() -> None:
     readers = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / "amr_pipeline").rglob("*.py")
         if re.search(r"(?:environ|getenv)[^\n]*[\"']AMR_", path.read_text())
     }
-    assert readers <= {"amr_pipeline/assets/resources.py"}
+    assert readers <= {"amr_pipeline/assets/deployment.py"}
 
 
 def test_the_dictionary_is_todays() -> None:

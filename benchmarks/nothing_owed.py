@@ -23,10 +23,10 @@ from pathlib import Path
 import dagster as dg
 
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.lineage import DEPENDENCES, Lineage
 from amr_pipeline.assets.materialization import run_range
 from amr_pipeline.assets.partitions import stored_partitions
-from amr_pipeline.assets.resources import deployment_from_environment
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import STUDY
 from amr_pipeline.studies.study import Study

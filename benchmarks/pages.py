@@ -28,9 +28,9 @@ import psutil
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from playwright.sync_api import Page, Request
 
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.lineage import DEPENDENCES
 from amr_pipeline.assets.partitions import ALL, stored_partitions
-from amr_pipeline.assets.resources import deployment_from_environment
 from amr_pipeline.assets.session import Session
 from amr_pipeline_tests.deployed import Deployed, deployed, environment_of
 from amr_pipeline_tests.served import browser_page

@@ -8,6 +8,6 @@
     what models worked for (responses to benchmark_scores) -> cost_report; last of all, from commit records: owed_report
 
 Each chapter's file has one `build` function that closes over the study. `partitions`, `lineage` and `publication`
-say what a partition is, what it depends on and how it is committed; `resources` is the door to engines and the
-environment; `materialization` runs what is owed without the UI.
+say what a partition is, what it depends on and how it is committed; `deployment` reads the
+environment, and `resources` is the door to engines; `materialization` runs what is owed without the UI.
 """

@@ -24,8 +24,9 @@ from amr_pipeline.assets import (
 )
 from amr_pipeline.assets.adaptive_passes import adaptive_distillers
 from amr_pipeline.assets.catalog import in_catalog
+from amr_pipeline.assets.deployment import Deployment, study_of
 from amr_pipeline.assets.partitions import partitions_of
-from amr_pipeline.assets.resources import Deployment, Platform, study_of
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.studies.study import Study
 from amr_pipeline.verdicts.known_constraints import require_known_constraints
 

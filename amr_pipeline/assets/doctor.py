@@ -17,13 +17,13 @@ from typing import Any
 
 import amr_pipeline
 from amr_pipeline.assets import variables
+from amr_pipeline.assets.deployment import Deployment, http_key, study_of
 from amr_pipeline.assets.instance_check import (
     UnsetVariableError,
     check_instance,
     postgres_settings,
     settings_of,
 )
-from amr_pipeline.assets.resources import Deployment, http_key, study_of
 from amr_pipeline.assets.settings_check import HOME, STUDY, VARIABLES, check_home, check_variables, study_problem
 from amr_pipeline.engines.machine_load import crowd
 from amr_pipeline.report.findings import Finding, Level, broken, ok, warning, without_secrets

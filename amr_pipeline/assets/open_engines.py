@@ -5,6 +5,7 @@ Belongs here: opening once and closing. Does not belong here: what is asked of t
 
 import atexit
 import threading
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,13 @@ _opening = threading.Lock()
 
 
 def open_engines(
-    *, ray_address: str | None, home: str, max_engines: int, engines_per_model: tuple[int, int], idle_seconds: int
+    *,
+    ray_address: str | None,
+    home: str,
+    max_engines: int,
+    engines_per_model: tuple[int, int],
+    idle_seconds: int,
+    gpu_kinds: Mapping[str, tuple[str, ...]],
 ) -> "EnginePools":
     """The process's pools for one cluster and home, opened once; later calls get them as they are."""
     key = f"{ray_address}|{home}"
@@ -35,6 +42,7 @@ def open_engines(
                 max_engines=max_engines,
                 size=PoolSize(fewest=fewest, most=most),
                 idle_seconds=idle_seconds,
+                gpu_kinds=gpu_kinds,
             )
         return _engines[key]
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import dagster as dg
 
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import Deployment, deployment_from_environment, study_of
 from amr_pipeline.assets.materialization import AFTER_RESPONSES, AFTER_VERDICTS, ORDER, Walked, materialize_owed
 from amr_pipeline.assets.open_engines import close_engines
 from amr_pipeline.assets.partitions import response_partition
 from amr_pipeline.assets.publication import progress_log
-from amr_pipeline.assets.resources import Deployment, Platform, deployment_from_environment, study_of
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.verdicts import flips_since, judged_now
 from amr_pipeline.report.summary import flip_lines
 from amr_pipeline.studies.study import Study, StudyError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amr_pipeline.assets import variables
-from amr_pipeline.assets.resources import Deployment, deployment_from_environment
+from amr_pipeline.assets.deployment import Deployment, deployment_from_environment
 from amr_pipeline.report.findings import Finding, broken, ok, warning
 from amr_pipeline.studies.loading import SHIPPED
 

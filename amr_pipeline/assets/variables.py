@@ -1,7 +1,7 @@
 """What the text of an environment variable says, or why it says nothing.
 
 Belongs here: reading such texts. Does not belong here: reading the environment itself, which one file does
-(`resources`).
+(`deployment`).
 """
 
 import math
@@ -44,6 +44,9 @@ def alert_address(text: str) -> str | None:
         raise ValueError("AMR_ALERT_URL is no address; wanted http(s)://host/path without user, password or fragment")
     return text.strip()
 
+
+_GPU_KIND = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII | re.IGNORECASE)
+"""The value of a label of a Ray node."""
 
 GROUPS = ("queries", "responses", "verdicts", "difficulty", "subsets", "release", "training", "evaluation")
 """Groups of assets; a study without rows for a chapter has none of its group."""
@@ -124,13 +127,24 @@ def amount(name: str, given: str | None) -> float | None:
     return number
 
 
-def rates_by_name(given: str) -> dict[str, float]:
-    """`2500,r1=180` as rates by name; the one without a name is for all others."""
-    rates: dict[str, float] = {}
+def amounts_by_name(variable: str, given: str) -> dict[str, float]:
+    """`2500,r1=180` as positive numbers by row name; the one without a name is for all others."""
+    found: dict[str, float] = {}
     for item in filter(None, given.split(",")):
-        name, _, number = item.rpartition("=")
-        rate = amount("AMR_TOKENS_PER_GPU_SECOND", number)
-        if rate is None:
-            raise ValueError(f"AMR_TOKENS_PER_GPU_SECOND is {given!r}; wanted rate,name=rate,name=rate")
-        rates[name] = rate
-    return rates
+        name, _, number = (part.strip() for part in item.rpartition("="))
+        value = amount(variable, number)
+        if value is None:
+            raise ValueError(f"{variable} is {given!r}; wanted number,name=number,name=number")
+        found[name] = value
+    return found
+
+
+def gpu_kinds(given: str) -> dict[str, tuple[str, ...]]:
+    """`L4,r1=H100/H200` as kinds of GPU by row name; those without a name are for all others."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in filter(None, given.split(",")):
+        name, _, kinds = (part.strip() for part in item.rpartition("="))
+        found[name] = tuple(kind.strip() for kind in kinds.split("/"))
+        if not all(_GPU_KIND.fullmatch(kind) for kind in found[name]):
+            raise ValueError(f"AMR_GPU_KINDS has {item!r}; wanted kinds as Ray calls them: L4,name=H100/H200")
+    return found

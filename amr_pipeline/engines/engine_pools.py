@@ -8,9 +8,10 @@ engine when. Does not belong here: an actor's life and the streaming loop (`engi
 """
 
 import logging
+import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,10 +43,11 @@ class EnginePools:
 
     Args:
         ray_address: an existing cluster, or None for a private one.
-        cache: folder for engine caches.
+        cache: folder for engine caches, where VLLM_CACHE_ROOT names no other.
         max_engines: models alive at a time; each takes about 2 GiB on CPU.
         size: engines of one model.
         idle_seconds: how long a pool on an existing cluster stays without a caller.
+        gpu_kinds: kinds of GPU that a distiller's engines may run on, by its name; "" stands for all other models.
         family: "transformers" makes plain transformers stand in for vLLM; a distiller's row may ask for it, too.
     """
 
@@ -57,11 +59,13 @@ class EnginePools:
         max_engines: int,
         size: PoolSize | None = None,
         idle_seconds: float = 900.0,
+        gpu_kinds: Mapping[str, tuple[str, ...]] | None = None,
         family: Family = "vllm",
     ) -> None:
         self._address, self._cache = ray_address, cache
         self._family: Family = family
         self._max, self._size, self._idle_seconds = max_engines, size or PoolSize(), idle_seconds
+        self._gpu_kinds = gpu_kinds or {}
         self._kept: dict[EngineSettings, KeptPool] = {}
         self._known: dict[tuple[object, ...], EngineSettings] = {}
         self._pools: dict[EngineSettings, Pool] = {}
@@ -238,7 +242,7 @@ class EnginePools:
 
     def _known_settings(self, row: Distiller | Scorer) -> EngineSettings:
         """A row's settings; its model is looked at only if nobody has before."""
-        known = self._known.get(_loading(row))
+        known = self._known.get(self._loading(row))
         return self._settings(row) if known is None else known
 
     def _settings(self, row: Distiller | Scorer, family: Family | None = None) -> EngineSettings:
@@ -255,18 +259,28 @@ class EnginePools:
             tensor_parallel_size=row.tensor_parallel_size,
             pipeline_parallel_size=getattr(row, "pipeline_parallel_size", 1),
             gpus=row.gpus_per_replica if has_gpus else 0.0,
+            gpu_kinds=self._kinds(row) if has_gpus and row.gpus_per_replica else (),
             family=family or asked,
         )
         if family is None:
-            self._known[_loading(row)] = settings
+            self._known[self._loading(row)] = settings
         return settings
+
+    def _kinds(self, row: Distiller | Scorer) -> tuple[str, ...]:
+        return self._gpu_kinds.get(getattr(row, "name", ""), self._gpu_kinds.get("", ()))
+
+    def _loading(self, row: Distiller | Scorer) -> tuple[object, ...]:
+        """All that a row and the deployment say about how its model is loaded."""
+        names = ("model", "revision", "engine", "max_model_len", "dtype", "gpus_per_replica")
+        sizes = ("tensor_parallel_size", "pipeline_parallel_size")
+        return (*(getattr(row, name, None) for name in (*names, *sizes)), self._kinds(row))
 
     def _environment(self, settings: EngineSettings) -> dict[str, str]:
         """What the actor's process is started with; model libraries read it when they are imported."""
         environment = {
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
-            "VLLM_CACHE_ROOT": str(self._cache),
+            "VLLM_CACHE_ROOT": os.environ.get("VLLM_CACHE_ROOT") or str(self._cache),
             "VLLM_LOGGING_LEVEL": "ERROR",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -311,13 +325,6 @@ def _write(
         )
 
 
-def _loading(row: Distiller | Scorer) -> tuple[object, ...]:
-    """All that a row says about how its model is loaded."""
-    names = ("model", "revision", "engine", "max_model_len", "dtype", "gpus_per_replica")
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size")
-    return tuple(getattr(row, name, None) for name in (*names, *sizes))
-
-
 def _engine_class(settings: EngineSettings) -> type:
     """The actor's class; its libraries are loaded in the actor, and transformers' only where it is used."""
     if settings.family == "reward":
@@ -340,6 +347,7 @@ def open_pools(
     max_engines: int,
     size: PoolSize | None = None,
     idle_seconds: float = 900.0,
+    gpu_kinds: Mapping[str, tuple[str, ...]] | None = None,
 ) -> EnginePools:
     """Pools of vLLM engines; of plain transformers, with a loud warning, where vLLM is not installed.
 
@@ -360,5 +368,6 @@ def open_pools(
         max_engines=max_engines,
         size=size,
         idle_seconds=idle_seconds,
+        gpu_kinds=gpu_kinds,
         family=family,
     )

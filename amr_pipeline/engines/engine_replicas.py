@@ -6,6 +6,7 @@ their deaths mean (`engine_stream`), who may use them (`engine_pools`).
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ from amr_pipeline.engines.engine_stream import (
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
 
 log = logging.getLogger(__name__)
+
+GPU_KIND = "ray.io/accelerator-type"
+"""The label with which Ray says what kind of GPU a node has."""
 
 SECONDS_IDLE = 60.0
 """How long an engine above the fewest may have nothing to do."""
@@ -192,10 +196,14 @@ class Pool:
         self._start(replica)
 
     def _start(self, replica: Replica) -> None:
-        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self.settings.gpus}
+        kinds, workers = self.settings.gpu_kinds, self.settings.num_workers
+        label = {GPU_KIND: f"in({','.join(kinds)})"} if kinds else {}
+        options: dict[str, Any] = {"num_cpus": 1, "num_gpus": self.settings.gpus, "label_selector": label}
         if self.settings.spans_workers:
             # vLLM's own workers take one bundle each, on several nodes if need be; the actor itself needs no GPU.
-            replica.place = placement_group([{"CPU": 1, "GPU": 1}] * self.settings.num_workers, strategy="PACK")
+            replica.place = placement_group(
+                [{"CPU": 1, "GPU": 1}] * workers, strategy="PACK", bundle_label_selector=[label] * workers
+            )
             options = {
                 "num_cpus": 0,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(
@@ -229,11 +237,12 @@ class Pool:
         if seconds % SECONDS_BETWEEN_WARNINGS >= SECONDS_BETWEEN_LOOKS:
             return
         log.warning(
-            "engine of %s not ready after %.0f s: it loads, or waits for %g GPUs (the cluster has %g)",
+            "engine of %s not ready after %.0f s: it loads, or waits for %g GPUs%s (the cluster has %s)",
             self.settings.model,
             seconds,
             self.settings.gpus,
-            ray.cluster_resources().get("GPU", 0),
+            " of kind " + " or ".join(self.settings.gpu_kinds) if self.settings.gpu_kinds else "",
+            _gpus_by_kind(),
         )
 
     def arrive(self, replica: Replica) -> None:
@@ -256,6 +265,15 @@ class Pool:
                 _end(replica)
                 return
             raise EngineStartError(f"the engine of {self.settings.model} does not start: {last_line(error)}") from error
+
+
+def _gpus_by_kind() -> str:
+    """`8 H100, 4 L4` of the nodes that are alive, or `no GPU`."""
+    found = Counter[str]()
+    for node in ray.nodes():
+        if node["Alive"]:
+            found[node.get("Labels", {}).get(GPU_KIND, "of unknown kind")] += int(node["Resources"].get("GPU", 0))
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()) if count) or "no GPU"
 
 
 def _end(replica: Replica) -> None:

@@ -27,6 +27,7 @@ class EngineSettings:
 
     Attributes:
         gpus: GPUs of one engine; 0 runs it on CPU.
+        gpu_kinds: kinds that these may be, as labels of Ray's nodes name them; none: any.
         family: which engine class.
     """
 
@@ -37,6 +38,7 @@ class EngineSettings:
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     gpus: float = 0.0
+    gpu_kinds: tuple[str, ...] = ()
     family: Family = "vllm"
 
     @property

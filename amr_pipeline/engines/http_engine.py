@@ -11,7 +11,7 @@ question is asked where it has not, again after eight errors in a row, and after
 or an unreadable answer). A spent budget is no error: nothing more is asked, and the stream ends with what came.
 
 Belongs here: asking, waiting, giving up. Does not belong here: what an answer means (`http_answers`), pace and what is
-reserved (`http_limits`), addresses and keys (`assets.resources`).
+reserved (`http_limits`), addresses and keys (`assets.deployment`).
 """
 
 import asyncio

@@ -143,7 +143,7 @@ class Allowance:
     """
 
     def __init__(self, budget: Budget, row: Distiller) -> None:
-        self._budget = budget
+        self._budget, self._name = budget, row.name
         most = row.sampling.max_tokens
         self._prior = float(min(row.mean_response_tokens or most, most))
         self._responses, self._tokens, self._gpu_seconds = 0, 0, 0.0
@@ -179,7 +179,7 @@ class Allowance:
 
     def settle(self, identity: str, tokens: int, gpu_seconds: float) -> None:
         """Pay for the answer to a request, and for the GPU time since the last one."""
-        used = Amount(tokens=tokens, money=self._budget.prices.of_gpus(gpu_seconds) or 0.0)
+        used = Amount(tokens=tokens, money=self._budget.prices.of_gpus(gpu_seconds, self._name) or 0.0)
         self._budget.settle(self._held.pop(identity), used)
         self._learn(1, tokens, gpu_seconds)
 
@@ -197,4 +197,4 @@ class Allowance:
     def _likely(self) -> Amount:
         tokens = (PRIOR_RESPONSES * self._prior + self._tokens) / (PRIOR_RESPONSES + self._responses)
         seconds = self._gpu_seconds / self._tokens * tokens if self._tokens else 0.0
-        return Amount(tokens=tokens, money=self._budget.prices.of_gpus(seconds) or 0.0)
+        return Amount(tokens=tokens, money=self._budget.prices.of_gpus(seconds, self._name) or 0.0)

@@ -270,7 +270,7 @@ def spent_money(spent: pl.DataFrame, prices: Prices) -> float | None:
     Behind a server tokens cost, those of attempts without an answer at most; elsewhere the GPUs that were held.
     """
     is_billed = pl.col("distiller").is_in(prices.servers)
-    here, total = spent.filter(~is_billed), 0.0
+    total = 0.0
     for (name,), mine in spent.filter(is_billed).partition_by("distiller", as_dict=True).items():
         price = prices.tokens.get(str(name))
         if price is None:
@@ -280,8 +280,12 @@ def spent_money(spent: pl.DataFrame, prices: Prices) -> float | None:
             pl.col("response_tokens").sum() + pl.col("lost_response_tokens").sum(),
         )
         total += price.of(*sums.row(0))
-    of_gpus = prices.of_gpus(float(here.get_column("gpu_seconds").sum()))
-    return None if of_gpus is None else total + of_gpus
+    for (name,), mine in spent.filter(~is_billed).partition_by("distiller", as_dict=True).items():
+        of_gpus = prices.of_gpus(float(mine.get_column("gpu_seconds").sum()), str(name))
+        if of_gpus is None:
+            return None
+        total += of_gpus
+    return total
 
 
 def is_recorded(spent: pl.DataFrame) -> bool:

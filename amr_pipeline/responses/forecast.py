@@ -234,6 +234,6 @@ def _gpu_seconds(distiller: Distiller, tokens: float | None, rate: Rate | None) 
 
 def _money(distiller: Distiller, tokens: float | None, gpu_seconds: float | None, prices: Prices) -> float | None:
     if distiller.engine != "http":
-        return prices.of_gpus(gpu_seconds)
+        return prices.of_gpus(gpu_seconds, distiller.name)
     price = prices.tokens.get(distiller.name)
     return None if tokens is None or price is None else price.of(0, tokens)

@@ -1,7 +1,7 @@
 """The row types of a study: everything that decides something about the science.
 
 A study is one Python file that builds a `Study` from frozen, keyword-only rows and reads like a paper's methods
-section. Rows hold science only; addresses, credentials, worker counts are deployment (`assets/resources.py`).
+section. Rows hold science only; addresses, credentials, worker counts are deployment (`assets/deployment.py`).
 Fields marked `NOT_IDENTITY` say how something runs, not what it produces, and stay out of fingerprints.
 """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.lineage import Lineage
-from amr_pipeline.assets.resources import deployment_from_environment
 from amr_pipeline.assets.session import Session
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.loading import load_study

@@ -10,9 +10,10 @@ import polars as pl
 
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.materialization import materialize_owed
 from amr_pipeline.assets.partitions import response_partition
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.responses import expected_responses
 from amr_pipeline.assets.verdicts import Judging
 from amr_pipeline.categories import Category

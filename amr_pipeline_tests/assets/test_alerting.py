@@ -15,7 +15,8 @@ from amr_pipeline.assets.alerting import (
     failure_sensor,
 )
 from amr_pipeline.assets.assembly import assemble
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.alerts import AlertNotSentError
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 

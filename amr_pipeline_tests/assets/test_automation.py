@@ -9,9 +9,10 @@ import pytest
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.automation import partitions_to_regrade
+from amr_pipeline.assets.deployment import Deployment, deployment_from_environment
 from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.partitions import stored_partitions
-from amr_pipeline.assets.resources import Deployment, Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import STUDY
 from amr_pipeline.studies.study import InstructionVerifier, Study

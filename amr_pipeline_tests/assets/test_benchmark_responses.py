@@ -12,10 +12,11 @@ import pytest
 from amr_pipeline import tables
 from amr_pipeline.assets import engine_times, evaluation, verdicts
 from amr_pipeline.assets.benchmark_responses import Answering, ResponsesOwedError
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.engine_times import EngineTimes
 from amr_pipeline.assets.lineage import Lineage
 from amr_pipeline.assets.publication import Publication
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.commits import CommitConflict
 from amr_pipeline.responses import progress
 from amr_pipeline.responses.cost import EngineTime, noted_costs

@@ -6,7 +6,7 @@ import dagster as dg
 
 from amr_pipeline import tables
 from amr_pipeline.assets.assembly import assemble
-from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.variables import GROUPS
 from amr_pipeline.studies.micro import STUDY
 

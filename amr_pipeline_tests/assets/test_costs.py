@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from amr_pipeline.assets.costs import report, spent_on
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.responses.cost import Cost, with_cost, with_costs
 from amr_pipeline_tests.assets.conftest import undone
 from amr_pipeline_tests.assets.judged import Stored, instruction_study

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from amr_pipeline.assets import doctor
+from amr_pipeline.assets.deployment import deployment_from_environment, study_of
 from amr_pipeline.assets.doctor import Check, Doctor, carried_out, models_of
-from amr_pipeline.assets.resources import deployment_from_environment, study_of
 from amr_pipeline.engines import listener_check
 from amr_pipeline.report.findings import Finding, broken, findings_text, is_broken, ok
 from amr_pipeline_tests.assets.imported_world import ImportedWorld

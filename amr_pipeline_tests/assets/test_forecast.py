@@ -6,8 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.forecast import forecast_of, forecast_text
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.responses.cost import Cost, with_cost
 from amr_pipeline.responses.forecast import Rate
 from amr_pipeline.studies.study import StudyError

@@ -8,10 +8,11 @@ import pytest
 
 from amr_pipeline.assets import overdue
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import Deployment, deployment_from_environment
 from amr_pipeline.assets.overdue import Look, Standing, busy_tables
 from amr_pipeline.assets.owed import owed_by_records, what_is_owed
 from amr_pipeline.assets.owed_report import check_name, tables_of
-from amr_pipeline.assets.resources import Deployment, Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.alerts import AlertNotSentError
 from amr_pipeline.verdicts.verifier import Cause, undecided
 from amr_pipeline_tests.assets.imported_world import ImportedWorld

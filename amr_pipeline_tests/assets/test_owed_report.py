@@ -4,8 +4,9 @@ import dagster as dg
 import pytest
 
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.owed_report import NAME, check_name, tables_of
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 

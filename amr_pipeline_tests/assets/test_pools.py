@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.pools import NO_CLUSTER, pools_rows, pools_text, stop_pools
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.engines.engine_replicas import PoolLoad, PoolSize
 from amr_pipeline.engines.engine_work import EngineSettings
 from amr_pipeline.engines.pool_keeper import PoolStatus

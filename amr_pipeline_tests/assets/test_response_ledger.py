@@ -312,7 +312,7 @@ def test_what_another_holds_is_waited_for_and_given_back_by_an_error(sharded: Im
 def test_a_budget_in_money_counts_the_gpus_that_are_held(asked: ImportedWorld, monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr(response_ledger, "EngineTime", lambda gpus: EngineTime(lambda: 4.0, lambda: now[0]))
-    budget, mine = Budget(money=2.5, prices=Prices(gpu_hour=1.0)), []
+    budget, mine = Budget(money=2.5, prices=Prices(gpu_hours={"": 1.0})), []
     one = ResponseLedger(asked.study, asked.store, "one", [KEY], Publication(table=tables.RESPONSES), budget=budget)
     with one:
         for request in one.requests():

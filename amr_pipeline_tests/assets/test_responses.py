@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from amr_pipeline.assets.assembly import assemble
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.materialization import AFTER_RESPONSES, ORDER, materialize_owed
 from amr_pipeline.assets.overview import status_table
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.responses.budget import Budget
 from amr_pipeline.responses.cost import noted_cost
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest

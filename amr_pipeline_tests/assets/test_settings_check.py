@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from amr_pipeline.assets.resources import deployment_from_environment, study_of
+from amr_pipeline.assets.deployment import deployment_from_environment, study_of
 from amr_pipeline.assets.settings_check import ELSEWHERE, check_home, check_variables, study_problem, variables_read
 from amr_pipeline.report.findings import Finding
 from amr_pipeline.studies.study import StudyError
@@ -19,7 +19,7 @@ def looked(environ: dict[str, str]) -> list[Finding]:
 
 
 def test_the_known_variables_are_those_of_the_code_and_of_the_manifests():
-    source = (REPOSITORY / "amr_pipeline" / "assets" / "resources.py").read_text()
+    source = (REPOSITORY / "amr_pipeline" / "assets" / "deployment.py").read_text()
     assert variables_read() == set(re.findall(r"environ\.get\(\s*\"(\w+)\"", source))
     folders = [REPOSITORY / "docker", REPOSITORY / "k8s"]
     texts = [path.read_text() for folder in folders for kind in ("*.yaml", "*.env") for path in folder.rglob(kind)]

@@ -11,8 +11,9 @@ import pytest
 
 from amr_pipeline import tables
 from amr_pipeline.assets import lineage
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.lineage import Lineage
-from amr_pipeline.assets.resources import Platform, deployment_from_environment
+from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.training import Prepared, Training
 from amr_pipeline.engines import deepspeed_training, mlflow_runs
 from amr_pipeline.engines.deepspeed_loop import TrainingJob

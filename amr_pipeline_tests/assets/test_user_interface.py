@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from amr_pipeline.assets.assembly import assemble
-from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.engines.tables_on_disk import TableStore
 from amr_pipeline.studies.micro import STUDY
 from amr_pipeline_tests.served import browser_page, dagster_pages, needs_chromium, switch_on

@@ -3,12 +3,13 @@ import pytest
 from amr_pipeline.assets.variables import (
     alert_address,
     amount,
+    amounts_by_name,
     count,
     counts_by_name,
+    gpu_kinds,
     http_addresses,
     key_variable,
     owners,
-    rates_by_name,
     token_prices,
 )
 from amr_pipeline.responses.prices import TokenPrice
@@ -28,10 +29,11 @@ def test_numbers_are_read_or_refused_with_their_name():
 
 
 def test_lists_by_name_say_what_is_wrong_in_them():
-    assert rates_by_name("2500,r1=180.5") == {"": 2500.0, "r1": 180.5}
-    assert rates_by_name("") == {}
-    with pytest.raises(ValueError, match="AMR_TOKENS_PER_GPU_SECOND"):
-        rates_by_name("r1=")
+    assert amounts_by_name("RATES", "2500,r1=180.5") == {"": 2500.0, "r1": 180.5}
+    assert amounts_by_name("RATES", "") == {}
+    for text in ("r1=", "r1=-1", "2500,nan"):
+        with pytest.raises(ValueError, match="RATES is"):
+            amounts_by_name("RATES", text)
     addresses = http_addresses("a=http://h/v1, b=https://i:8/v1")
     assert addresses == {"a": "http://h/v1", "b": "https://i:8/v1"}
     assert counts_by_name("N", "a=3", addresses) == {"a": 3}
@@ -55,6 +57,16 @@ def test_prices_of_tokens_are_two_numbers_of_an_engine_that_has_an_address():
             token_prices(text, addresses)
     with pytest.raises(ValueError, match="stranger"):
         token_prices("stranger=1/2", addresses)
+
+
+def test_kinds_of_gpu_are_of_all_models_or_of_one():
+    assert gpu_kinds("") == {}
+    assert gpu_kinds("L4, r1=H100/NVIDIA-A100-80G") == {"": ("L4",), "r1": ("H100", "NVIDIA-A100-80G")}
+    for text in ("r1=", "H100/", "H 100", "in(H100)", "!L4"):
+        with pytest.raises(
+            ValueError, match=r"AMR_GPU_KINDS has .*; wanted kinds as Ray calls them: L4,name=H100/H200"
+        ):
+            gpu_kinds(text)
 
 
 def test_owners_are_of_all_groups_or_of_one():

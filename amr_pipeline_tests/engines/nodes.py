@@ -59,10 +59,10 @@ def node(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def head_node(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def head_node(folder: Path, port: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """The first node of a cluster at `127.0.0.1:port`."""
     sockets = tempfile.mkdtemp(prefix="amr-nodes-")  # names of sockets are short
-    options = ("--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={sockets}")
+    options = ("--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false", f"--temp-dir={sockets}", *more)
     try:
         with node(folder, f"--port={port}", *options) as process:
             yield process

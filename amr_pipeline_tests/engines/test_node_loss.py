@@ -1,4 +1,4 @@
-"""Two nodes on one machine, an engine on each: one node is killed, the other one finishes the work."""
+"""Two nodes on one machine, an engine on each, by kind of GPU: one is killed, the other one finishes the work."""
 
 import json
 import os
@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 DRIVER = """
 import json, logging, os, signal, sys, time
+from dataclasses import replace
 import ray
 
 from amr_pipeline.engines import engine_replicas, engine_stream
@@ -46,6 +47,14 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 while ray.cluster_resources().get("CPU") != 2:
     time.sleep(0.2)
 settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
+kinds = {one["NodeID"]: one["Labels"][engine_replicas.GPU_KIND] for one in ray.nodes()}
+placed = {}
+for wanted in ("L4", "B200/H100"):
+    pool = Pool(replace(settings, gpus=1.0, gpu_kinds=tuple(wanted.split("/"))), {}, Slow)
+    pool.open()
+    (done,) = pool.run([Work(work_id="w", kind="write", messages=(("user", "?"),))])
+    placed[wanted] = kinds[done.text]
+    pool.close()
 pool = Pool(settings, {}, Slow, size=PoolSize(fewest=2, most=2))
 pool.open()
 work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(600)]
@@ -57,6 +66,8 @@ for done in pool.run(work):
         print("now", flush=True)  # whoever started this kills a node
         sys.stdin.readline()
 print(json.dumps({
+    "placed": placed,
+    "gpus": engine_replicas._gpus_by_kind(),
     "answered": len(answers),
     "distinct": len({one.work_id for one in answers}),
     "nodes early": len({one.text for one in answers[:early]}),
@@ -69,7 +80,9 @@ print(json.dumps({
 
 def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, free_port: int):
     address = f"127.0.0.1:{free_port}"
-    with head_node(tmp_path, free_port), node(tmp_path, f"--address={address}", "--node-ip-address=127.0.0.1") as other:
+    h100, l4 = (("--num-gpus=1", f"--labels=ray.io/accelerator-type={kind}") for kind in ("H100", "L4"))
+    there = (f"--address={address}", "--node-ip-address=127.0.0.1")
+    with head_node(tmp_path, free_port, *h100), node(tmp_path, *there, *l4) as other:
         driver = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", DRIVER, address],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"},
@@ -81,6 +94,8 @@ def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, fre
         said, _ = driver.communicate("go on\n", timeout=600)
     (told,) = (line for line in said.splitlines() if line.startswith("{"))  # Ray's core complains beside it
     assert json.loads(told) == {
+        "placed": {"L4": "L4", "B200/H100": "H100"},
+        "gpus": "1 H100",
         "answered": 600,
         "distinct": 600,
         "nodes early": 2,

@@ -35,7 +35,9 @@ def test_the_page_says_where_times_are_lower_bounds_and_which_prices_are_missing
     assert "lower bounds" in shown
     assert "AMR_PRICE_PER_GPU_HOUR" in shown
     assert "what tokens of weak cost (AMR_PRICE_PER_MILLION_TOKENS)" in shown
-    said = Prices(gpu_hour=1.0, tokens={"weak": TokenPrice(prompts=1.0, responses=1.0)}, servers=frozenset(["weak"]))
+    said = Prices(
+        gpu_hours={"": 1.0}, tokens={"weak": TokenPrice(prompts=1.0, responses=1.0)}, servers=frozenset(["weak"])
+    )
     whole = cost_page("Cost", costs(said, STAGES.filter("is_recorded"), SPENT_ROWS.filter(pl.col("is_expected"))))
     for absent in ("lower bounds", "AMR_PRICE_PER_GPU_HOUR", "AMR_PRICE_PER_MILLION_TOKENS"):
         assert absent not in whole

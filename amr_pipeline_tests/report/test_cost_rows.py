@@ -60,7 +60,7 @@ LATER = stage_costs(
 )
 STAGES = pl.concat([of_responses(SPENT_ROWS), LATER])
 SUBSET = pl.DataFrame({"category": ["math"], "response_tokens": [250]})
-PRICED = Prices(gpu_hour=2.0)
+PRICED = Prices(gpu_hours={"": 2.0})
 
 
 def costs(prices: Prices = PRICED, stages: pl.DataFrame = STAGES, spent: pl.DataFrame = SPENT_ROWS) -> Costs:
@@ -100,7 +100,7 @@ def test_behind_a_server_tokens_cost_and_those_that_were_lost_too():
     row = line(spent_rows(far, billed), "weak", "math")
     assert row["tokens lost at most"] == 460
     assert row["money"] == f"{(10 + 60) * 0.01 + (700 + 400) * 0.02:.2f}", "and no GPU that is held meanwhile"
-    assert line(spent_rows(far, Prices(gpu_hour=1.0, servers=frozenset(["weak"]))), "weak")["money"] == UNKNOWN
+    assert line(spent_rows(far, Prices(gpu_hours={"": 1.0}, servers=frozenset(["weak"]))), "weak")["money"] == UNKNOWN
 
 
 def test_tokens_stand_by_what_was_found_of_them():

@@ -123,7 +123,7 @@ def test_a_limit_on_money_wants_a_price_of_everything_that_is_asked():
     with pytest.raises(ValueError, match=r"AMR_BUDGET_MONEY .* AMR_PRICE_PER_GPU_HOUR"):
         Budget(money=5.0).require_prices(ROW)
     with pytest.raises(ValueError, match=r"AMR_BUDGET_MONEY .* AMR_PRICE_PER_MILLION_TOKENS=far="):
-        Budget(money=5.0, prices=Prices(gpu_hour=1.0)).require_prices(far)
+        Budget(money=5.0, prices=Prices(gpu_hours={"": 1.0})).require_prices(far)
     Budget(money=5.0, prices=Prices(tokens={"far": TokenPrice(prompts=0.0, responses=0.0)})).require_prices(far)
 
 
@@ -152,7 +152,7 @@ def test_records_and_answers_correct_what_is_expected():
 
 
 def test_money_is_expected_at_the_measured_rate():
-    prices = Prices(gpu_hour=3.6)
+    prices = Prices(gpu_hours={"": 3.6})
     allowance = Allowance(Budget(money=10.0, prices=prices), ROW)
     assert granted(allowance, 200) == 200, "nothing is measured yet"
     fresh = Allowance(Budget(money=10.0, prices=prices), replace(ROW, mean_response_tokens=20))

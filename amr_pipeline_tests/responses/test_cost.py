@@ -187,9 +187,9 @@ def test_what_servers_bill_is_their_tokens_and_the_rest_is_gpus():
     far = here.with_columns(distiller=pl.lit("far"))
     both = pl.concat([here, far])
     price = TokenPrice(prompts=1e6, responses=2e6)
-    prices = Prices(gpu_hour=5.0, tokens={"far": price}, servers=frozenset(["far"]))
+    prices = Prices(gpu_hours={"": 5.0}, tokens={"far": price}, servers=frozenset(["far"]))
     assert spent_money(far, prices) == pytest.approx(8 + 100 + 2 * (99 + 50))
     assert spent_money(both, prices) == pytest.approx(406 + 5.0)
-    assert spent_money(both, Prices(gpu_hour=5.0, servers=frozenset(["far"]))) is None
+    assert spent_money(both, Prices(gpu_hours={"": 5.0}, servers=frozenset(["far"]))) is None
     assert spent_money(far, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is not None, "no GPU, no price"
     assert spent_money(both, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is None

@@ -112,29 +112,31 @@ def test_a_short_history_has_a_mean_and_no_interval():
 
 def test_time_and_money_need_a_rate_and_a_price():
     rate = Rate(tokens_per_gpu_second=10.0, basis="set")
-    (*_, known) = forecast(STRONG, {"math": 36}, {}, rate=rate, prices=Prices(gpu_hour=4.0))
+    (*_, known) = forecast(STRONG, {"math": 36}, {}, rate=rate, prices=Prices(gpu_hours={"": 4.0}))
     assert (known.expected.tokens, known.gpu_seconds, known.money) == (1800.0, 180.0, 0.2)
     (*_, unpriced) = forecast(STRONG, {"math": 36}, {}, rate=rate)
     assert (unpriced.gpu_seconds, unpriced.money) == (180.0, None)
-    (*_, unrated) = forecast(STRONG, {"math": 36}, {}, prices=Prices(gpu_hour=4.0))
+    (*_, unrated) = forecast(STRONG, {"math": 36}, {}, prices=Prices(gpu_hours={"": 4.0}))
     assert (unrated.gpu_seconds, unrated.money) == (None, None)
-    (*_, without_gpu) = forecast(replace(STRONG, gpus_per_replica=0), {"math": 36}, {}, prices=Prices(gpu_hour=4.0))
+    (*_, without_gpu) = forecast(
+        replace(STRONG, gpus_per_replica=0), {"math": 36}, {}, prices=Prices(gpu_hours={"": 4.0})
+    )
     assert (without_gpu.gpu_seconds, without_gpu.money) == (0.0, 0.0)
 
 
 def test_behind_a_server_money_is_what_its_tokens_cost():
     far = replace(STRONG, name="far", engine="http")
-    prices = Prices(gpu_hour=4.0, tokens={"far": TokenPrice(prompts=9.0, responses=2.0)})
+    prices = Prices(gpu_hours={"": 4.0}, tokens={"far": TokenPrice(prompts=9.0, responses=2.0)})
     (*_, known) = forecast(far, {"math": 36}, {}, prices=prices)
     assert (known.expected.tokens, known.gpu_seconds, known.money) == (1800.0, 0.0, 0.0036)
-    (*_, unpriced) = forecast(far, {"math": 36}, {}, prices=Prices(gpu_hour=4.0))
+    (*_, unpriced) = forecast(far, {"math": 36}, {}, prices=Prices(gpu_hours={"": 4.0}))
     assert unpriced.money is None, "not nothing"
 
 
 def test_nothing_owed_and_imported_responses_cost_nothing():
-    (nothing,) = forecast(STRONG, {}, KNOWN, prices=Prices(gpu_hour=1.0))
+    (nothing,) = forecast(STRONG, {}, KNOWN, prices=Prices(gpu_hours={"": 1.0}))
     assert (nothing.owed, nothing.expected.tokens, nothing.money) == (0, 0.0, 0.0)
-    *_, imported = forecast(replace(STRONG, engine="imported"), {"math": 5}, {}, prices=Prices(gpu_hour=1.0))
+    *_, imported = forecast(replace(STRONG, engine="imported"), {"math": 5}, {}, prices=Prices(gpu_hours={"": 1.0}))
     assert (imported.owed, imported.expected.tokens, imported.money) == (5, 0.0, 0.0)
 
 

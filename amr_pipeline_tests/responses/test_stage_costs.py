@@ -57,7 +57,7 @@ LATER = stage_costs(
 )
 STAGES = pl.concat([of_responses(SPENT_ROWS), LATER])
 SUBSET = pl.DataFrame({"category": ["math"], "response_tokens": [30]}, schema_overrides={"response_tokens": pl.Int32})
-PRICED = Prices(gpu_hour=36.0)
+PRICED = Prices(gpu_hours={"": 36.0})
 
 
 def test_partitions_add_up_by_stage_name_and_category():
@@ -111,7 +111,9 @@ def test_a_partition_without_a_record_leaves_its_stage_unknown_in_every_category
 
 
 def test_what_a_server_bills_and_what_judges_take_add_up():
-    prices = Prices(gpu_hour=36.0, tokens={"weak": TokenPrice(prompts=0.0, responses=1e6)}, servers=frozenset(["weak"]))
+    prices = Prices(
+        gpu_hours={"": 36.0}, tokens={"weak": TokenPrice(prompts=0.0, responses=1e6)}, servers=frozenset(["weak"])
+    )
     (*_, every) = kept_costs("stage1", ("weak",), SPENT_ROWS, STAGES, SUBSET, prices)
     assert every.total.money == pytest.approx(159 + 0.3)
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from amr_pipeline.assets.assembly import assemble
-from amr_pipeline.assets.resources import deployment_from_environment
+from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.categories import Category
 from amr_pipeline.sources import generated
 from amr_pipeline.studies.deepdistill import STUDY as DEEPDISTILL
