@@ -24,7 +24,15 @@ from amr_pipeline.assets.instance_check import (
     postgres_settings,
     settings_of,
 )
-from amr_pipeline.assets.settings_check import HOME, STUDY, VARIABLES, check_home, check_variables, study_problem
+from amr_pipeline.assets.settings_check import (
+    HOME,
+    STUDY,
+    VARIABLES,
+    check_home,
+    check_names,
+    check_variables,
+    study_problem,
+)
 from amr_pipeline.engines.machine_load import crowd
 from amr_pipeline.report.findings import Finding, Level, broken, ok, warning, without_secrets
 from amr_pipeline.studies.study import CodeVerifier, Study
@@ -141,7 +149,8 @@ class Doctor:
 
     def _load(self) -> list[Finding]:
         self.study = study_of(self._deployment)
-        return [ok(STUDY, f"{self.study.name}: {len(self.study.distillers)} distillers, {self.study.title}")]
+        loads = ok(STUDY, f"{self.study.name}: {len(self.study.distillers)} distillers, {self.study.title}")
+        return [loads, *check_names(self._deployment, self.study)]
 
     def _storage(self) -> list[Finding]:
         from amr_pipeline.engines.storage_check import check_storage

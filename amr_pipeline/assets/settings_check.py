@@ -8,7 +8,7 @@ import os
 import re
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from amr_pipeline.assets import variables
 from amr_pipeline.assets.deployment import Deployment, deployment_from_environment
 from amr_pipeline.report.findings import Finding, broken, ok, warning
 from amr_pipeline.studies.loading import SHIPPED
+from amr_pipeline.studies.study import Study
 
 VARIABLES, HOME, STUDY = "variables", "home", "study"
 
@@ -128,6 +129,29 @@ def check_home(home: Path) -> list[Finding]:
             )
         ]
     return [ok(HOME, str(home))]
+
+
+def check_names(deployment: Deployment, study: Study) -> list[Finding]:
+    """A warning for each distiller that a variable names and the study does not have."""
+    said: Mapping[str, Iterable[str]] = {
+        "AMR_GPU_KINDS": deployment.gpu_kinds,
+        "AMR_PRICE_PER_GPU_HOUR": deployment.prices_per_gpu_hour,
+        "AMR_TOKENS_PER_GPU_SECOND": deployment.tokens_per_gpu_second,
+    }
+    known = [row.name for row in study.distillers]
+    found = []
+    for variable, names in said.items():
+        for name in sorted({*names} - {"", *known}):
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
+            found.append(
+                warning(
+                    STUDY,
+                    f"{variable} names {name!r}, which study {study.name!r} does not have",
+                    wanted=f"a distiller of it: {', '.join(known) or 'it has none'}",
+                    fix=f"write {nearest[0]} in {variable}" if nearest else f"take it out of {variable}",
+                )
+            )
+    return found
 
 
 def study_problem(deployment: Deployment, error: BaseException) -> Finding:

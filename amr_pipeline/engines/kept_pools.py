@@ -23,9 +23,10 @@ from importlib.metadata import version
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from amr_pipeline.engines.engine_replicas import PoolLoad, PoolSize
+from amr_pipeline.engines.engine_replicas import GPU_KIND, PoolLoad, PoolSize
 from amr_pipeline.engines.engine_stream import (
     MOST_DEATHS,
     SECONDS_BETWEEN_LOOKS,
@@ -291,17 +292,22 @@ def make_room(settings: EngineSettings, size: PoolSize) -> None:
     of_one = settings.num_workers if settings.spans_workers else settings.gpus
     name, wanted = ("GPU", of_one * size.fewest) if settings.gpus else ("CPU", float(size.fewest))
     for one in listed_pools():
-        if ray.available_resources().get(name, 0.0) >= wanted:
+        if _free(name, settings.gpu_kinds) >= wanted:
             return
         if not one.callers and stop_pool(one.name):
             log.info("pool %s ends: it is idle, and %s needs %g %s", one.name, settings.model, wanted, name)
-            _wait_until_free(name, wanted)
+            deadline = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            while _free(name, settings.gpu_kinds) < wanted and time.monotonic() < deadline:
+                time.sleep(0.2)
 
 
-def _wait_until_free(name: str, wanted: float) -> None:
-    deadline = time.monotonic() + SECONDS_BETWEEN_LOOKS
-    while ray.available_resources().get(name, 0.0) < wanted and time.monotonic() < deadline:
-        time.sleep(0.2)
+def _free(name: str, kinds: tuple[str, ...]) -> float:
+    """How much of a resource nobody holds, on nodes with these kinds of GPU or, for none, on all."""
+    if not kinds:
+        return ray.available_resources().get(name, 0.0)
+    labelled = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Labels"].get(GPU_KIND) in kinds]
+    free = available_resources_per_node()
+    return sum(free.get(node, {}).get(name, 0.0) for node in labelled)
 
 
 def _keepers() -> dict[str, Any]:

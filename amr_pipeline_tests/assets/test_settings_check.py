@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from amr_pipeline.assets.deployment import deployment_from_environment, study_of
-from amr_pipeline.assets.settings_check import ELSEWHERE, check_home, check_variables, study_problem, variables_read
+from amr_pipeline.assets.settings_check import (
+    ELSEWHERE,
+    check_home,
+    check_names,
+    check_variables,
+    study_problem,
+    variables_read,
+)
 from amr_pipeline.report.findings import Finding
 from amr_pipeline.studies.study import StudyError
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
@@ -58,6 +65,20 @@ def test_two_variables_that_need_each_other_are_told_apart():
     (found,) = looked({"AMR_BUDGET_MONEY": "5"})
     assert "AMR_BUDGET_MONEY" in found.fix
     assert looked({"AMR_BUDGET_MONEY": "5", "AMR_PRICE_PER_GPU_HOUR": "2"})[0].level == "ok"
+
+
+def test_a_distiller_that_the_study_lacks_is_named_with_the_one_that_was_meant():
+    study = study_of(deployment_from_environment({}))
+    for variable, text, fix in (
+        ("AMR_GPU_KINDS", "L4,strnog=H100", "write strong in AMR_GPU_KINDS"),
+        ("AMR_PRICE_PER_GPU_HOUR", "2,r1=4", "take it out of AMR_PRICE_PER_GPU_HOUR"),
+        ("AMR_TOKENS_PER_GPU_SECOND", "wek=5", "write weak in AMR_TOKENS_PER_GPU_SECOND"),
+    ):
+        (found,) = check_names(deployment_from_environment({variable: text}), study)
+        assert (found.level, found.fix) == ("warning", fix)
+        assert "weak, middle, strong" in found.wanted
+    well = {"AMR_GPU_KINDS": "L4,strong=H100", "AMR_PRICE_PER_GPU_HOUR": "2,weak=1"}
+    assert check_names(deployment_from_environment(well), study) == []
 
 
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant():

@@ -18,7 +18,7 @@ import json, logging, os, signal, sys, time
 from dataclasses import replace
 import ray
 
-from amr_pipeline.engines import engine_replicas, engine_stream
+from amr_pipeline.engines import engine_replicas, engine_stream, kept_pools
 from amr_pipeline.engines.engine_replicas import Pool, PoolSize
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
@@ -54,6 +54,10 @@ for wanted in ("L4", "B200/H100"):
     pool.open()
     (done,) = pool.run([Work(work_id="w", kind="write", messages=(("user", "?"),))])
     placed[wanted] = kinds[done.text]
+    free = [kept_pools._free("GPU", (kind,)) for kind in ("L4", "H100")]
+    while sum(free) != 1:  # Ray says it a moment later
+        free = [kept_pools._free("GPU", (kind,)) for kind in ("L4", "H100")]
+    assert free[("L4", "H100").index(placed[wanted])] == 0, free
     pool.close()
 pool = Pool(settings, {}, Slow, size=PoolSize(fewest=2, most=2))
 pool.open()
