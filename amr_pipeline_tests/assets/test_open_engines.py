@@ -19,7 +19,12 @@ def closing() -> Iterator[None]:
 def test_pools_are_opened_once_per_home_and_closed_together(tmp_path: Path):
     def opened(name: str) -> object:
         return open_engines(
-            ray_address=None, home=str(tmp_path / name), max_engines=1, engines_per_model=(1, 1), idle_seconds=900
+            ray_address=None,
+            home=str(tmp_path / name),
+            max_engines=1,
+            engines_per_model=(1, 1),
+            idle_seconds=900,
+            gpu_kinds={},
         )
 
     assert not engines_are_open()
