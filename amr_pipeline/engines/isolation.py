@@ -30,6 +30,9 @@ from amr_pipeline.studies.study import Isolation
 START_SECONDS = 30.0
 """Longest a nursery or a box may take to start on a busy machine before that is the machine's failure."""
 
+COMPLAINT_SECONDS = 2.0
+"""Longest that the last words of a nursery are waited for: what outlives it holds their pipe open."""
+
 _FIRST_USER, _USERS = 60_000, 5_000
 _FOLDER = "amr-box-"
 _slots = itertools.count()
@@ -97,9 +100,9 @@ def sweep_folders() -> None:
 
 
 def bubblewrap(filter_descriptor: int | None) -> list[str]:
-    """The command line that puts what follows it into the outer box."""
+    """The command line that puts what follows it into the outer box, which stays in the launcher's process group."""
     return [
-        "bwrap", "--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv",
+        "bwrap", "--unshare-user", "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv",
         # The only capability, over namespaces that hold nothing: to mount what each inner box has for itself.
         "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN", "--disable-userns",
         "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
@@ -205,8 +208,13 @@ class Nursery:
     def _complaint(self, said: bytes) -> str:
         if said:
             return said[1:].decode("utf-8", "replace")
+        self._control.close()
         self._kill()
-        return self._process.communicate()[1].decode("utf-8", "replace").strip()[-300:] or "the nursery ended"
+        try:
+            complaint = self._process.communicate(timeout=COMPLAINT_SECONDS)[1]
+        except subprocess.TimeoutExpired as late:
+            complaint = late.stderr or b""
+        return complaint.decode("utf-8", "replace").strip()[-300:] or "the nursery ended"
 
     def scratch_folder(self) -> str | None:
         """A new folder for a box without file systems of its own; None where boxes have them."""

@@ -74,6 +74,30 @@ def test_a_launcher_that_is_killed_while_it_starts_is_noticed_and_leaves_nothing
         time.sleep(0.05)
 
 
+def test_what_left_the_group_of_a_killed_launcher_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    waits = ["sleep", str(20_000 + os.getpid())]  # it holds the pipe of complaints open
+    killed = ["sh", "-c", f"echo so much >&2; setsid {' '.join(waits)} & sleep 0.5; kill -KILL $$", "sh"]
+    monkeypatch.setattr(isolation, "bubblewrap", lambda descriptor: killed)
+    with pytest.raises(BoxFailureError, match="so much"):
+        Nursery(Means(Isolation.BUBBLEWRAP_RLIMITS, None))
+    left = [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == waits]
+    assert left, "nothing outlived it"
+    for process in left:
+        process.kill()
+
+
+@pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
+@pytest.mark.parametrize("name", list(ways()))
+def test_what_a_launcher_starts_stays_in_its_group(name: str):
+    nursery = Nursery(ways()[name])
+    try:
+        launcher = psutil.Process(nursery._process.pid)
+        family = [launcher, *launcher.children(recursive=True)]
+        assert {os.getpgid(one.pid) for one in family} == {launcher.pid}
+    finally:
+        nursery.close()
+
+
 @pytest.mark.skipif(not ways(), reason="no way to make boxes works on this machine")
 @pytest.mark.parametrize("name", list(ways()))
 def test_a_nursery_has_no_environment_no_rights_and_a_user_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch):
