@@ -48,7 +48,7 @@ while ray.cluster_resources().get("CPU") != 2:
     time.sleep(0.2)
 settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
 kinds = {one["NodeID"]: one["Labels"][engine_replicas.GPU_KIND] for one in ray.nodes()}
-placed = {}
+gpus, placed = engine_replicas._gpus_by_kind(), {}
 for wanted in ("L4", "B200/H100"):
     pool = Pool(replace(settings, gpus=1.0, gpu_kinds=tuple(wanted.split("/"))), {}, Slow)
     pool.open()
@@ -71,7 +71,7 @@ for done in pool.run(work):
         sys.stdin.readline()
 print(json.dumps({
     "placed": placed,
-    "gpus": engine_replicas._gpus_by_kind(),
+    "gpus": gpus,
     "answered": len(answers),
     "distinct": len({one.work_id for one in answers}),
     "nodes early": len({one.text for one in answers[:early]}),
@@ -99,7 +99,7 @@ def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, fre
     (told,) = (line for line in said.splitlines() if line.startswith("{"))  # Ray's core complains beside it
     assert json.loads(told) == {
         "placed": {"L4": "L4", "B200/H100": "H100"},
-        "gpus": "1 H100",
+        "gpus": "1 H100, 1 L4",
         "answered": 600,
         "distinct": 600,
         "nodes early": 2,
