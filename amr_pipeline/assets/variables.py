@@ -45,9 +45,6 @@ def alert_address(text: str) -> str | None:
     return text.strip()
 
 
-_GPU_KIND = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII | re.IGNORECASE)
-"""The value of a label of a Ray node."""
-
 GROUPS = ("queries", "responses", "verdicts", "difficulty", "subsets", "release", "training", "evaluation")
 """Groups of assets; a study without rows for a chapter has none of its group."""
 
@@ -137,6 +134,10 @@ def amounts_by_name(variable: str, given: str) -> dict[str, float]:
             raise ValueError(f"{variable} is {given!r}; wanted number,name=number,name=number")
         found[name] = value
     return found
+
+
+_GPU_KIND = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII | re.IGNORECASE)
+"""The value of a label of a Ray node."""
 
 
 def gpu_kinds(given: str) -> dict[str, tuple[str, ...]]:

@@ -100,7 +100,10 @@ def sweep_folders() -> None:
 
 
 def bubblewrap(filter_descriptor: int | None) -> list[str]:
-    """The command line that puts what follows it into the outer box, which stays in the launcher's process group."""
+    """The command line that puts what follows it into the outer box, in the launcher's own session and process group.
+
+    `Nursery` makes both new: without a terminal, and so that one signal reaches launcher and child at any instant.
+    """
     return [
         "bwrap", "--unshare-user", "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv",
         # The only capability, over namespaces that hold nothing: to mount what each inner box has for itself.
@@ -208,7 +211,7 @@ class Nursery:
     def _complaint(self, said: bytes) -> str:
         if said:
             return said[1:].decode("utf-8", "replace")
-        self._control.close()
+        self._control.close()  # what is left of it ends with its input
         self._kill()
         try:
             complaint = self._process.communicate(timeout=COMPLAINT_SECONDS)[1]

@@ -81,8 +81,9 @@ def _about_records(costs: Costs) -> str:
     ]
     if not costs.is_whole:
         said.append("Something that was made has no record, so that times are lower bounds.")
-    if not costs.prices.gpu_hours:
-        said.append("No price of a GPU-hour is set (AMR_PRICE_PER_GPU_HOUR).")
+    if costs.prices.gpu_hour() is None:
+        named = ", ".join(sorted(costs.prices.gpu_hours))
+        said.append(f"No price of a GPU-hour is set{f' but for {named}' if named else ''} (AMR_PRICE_PER_GPU_HOUR).")
     if unpriced := sorted(costs.prices.servers - costs.prices.tokens.keys()):
         said.append(f"Nothing says what tokens of {', '.join(unpriced)} cost (AMR_PRICE_PER_MILLION_TOKENS).")
     return " ".join(said)

@@ -95,6 +95,20 @@ def test_a_killed_engine_is_replaced_and_every_request_answered_once(pools: Engi
     assert all(answer.finish_reason != "error" for answer in got)
 
 
+def test_kinds_of_gpu_are_of_a_distiller_by_name_and_of_all_other_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine_pools, "ensure_ray", lambda address: None)
+    monkeypatch.setattr(engine_pools.ray, "cluster_resources", lambda: {"GPU": 8.0})
+    kinds = {"": ("L4",), STRONG.name: ("H100", "H200")}
+    pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, gpu_kinds=kinds)
+    named = replace(STRONG, gpus_per_replica=1)
+    judge = Scorer(model=STRONG.model, revision=STRONG.revision, max_model_len=STRONG.max_model_len)
+    rows = (named, replace(named, name="other"), judge, replace(named, gpus_per_replica=0))
+    for _ in range(2):  # the second time it is known, and still told apart by name
+        assert [pools._known_settings(row).gpu_kinds for row in rows] == [("H100", "H200"), ("L4",), ("L4",), ()]
+
+
 def test_gpus_held_are_those_of_all_engines_and_none_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -59,6 +59,13 @@ for wanted in ("L4", "B200/H100"):
         free = [kept_pools._free("GPU", (kind,)) for kind in ("L4", "H100")]
     assert free[("L4", "H100").index(placed[wanted])] == 0, free
     pool.close()
+spanning = replace(settings, gpus=2.0, tensor_parallel_size=2)  # a bundle per GPU, and each node has one
+for wanted in ("L4/H100", "L4"):
+    pool = Pool(replace(spanning, gpu_kinds=tuple(wanted.split("/"))), {}, Slow)
+    pool.replicas = [engine_replicas.Replica()]
+    pool._start(pool.replicas[0])
+    placed[f"two of {wanted}"] = pool.replicas[0].place.wait(3 if wanted == "L4" else 60)
+    pool.close()
 pool = Pool(settings, {}, Slow, size=PoolSize(fewest=2, most=2))
 pool.open()
 work = [Work(work_id=f"w{number}", kind="write", messages=(("user", "?"),)) for number in range(600)]
@@ -98,7 +105,7 @@ def test_a_node_that_is_killed_costs_its_place_and_no_answer(tmp_path: Path, fre
         said, _ = driver.communicate("go on\n", timeout=600)
     (told,) = (line for line in said.splitlines() if line.startswith("{"))  # Ray's core complains beside it
     assert json.loads(told) == {
-        "placed": {"L4": "L4", "B200/H100": "H100"},
+        "placed": {"L4": "L4", "B200/H100": "H100", "two of L4/H100": True, "two of L4": False},
         "gpus": "1 H100, 1 L4",
         "answered": 600,
         "distinct": 600,

@@ -35,6 +35,8 @@ def test_the_page_says_where_times_are_lower_bounds_and_which_prices_are_missing
     assert "lower bounds" in shown
     assert "AMR_PRICE_PER_GPU_HOUR" in shown
     assert "what tokens of weak cost (AMR_PRICE_PER_MILLION_TOKENS)" in shown
+    named = cost_page("Cost", costs(Prices(gpu_hours={"strong": 4.0})))
+    assert "No price of a GPU-hour is set but for strong (AMR_PRICE_PER_GPU_HOUR)" in named
     said = Prices(
         gpu_hours={"": 1.0}, tokens={"weak": TokenPrice(prompts=1.0, responses=1.0)}, servers=frozenset(["weak"])
     )

@@ -151,8 +151,9 @@ def test_records_and_answers_correct_what_is_expected():
     assert granted(allowance, 5_000) == 9_000 * 560 // 2_200
 
 
-def test_money_is_expected_at_the_measured_rate():
-    prices = Prices(gpu_hours={"": 3.6})
+@pytest.mark.parametrize("hours", [{"": 3.6}, {"": 360.0, ROW.name: 3.6}])
+def test_money_is_expected_at_the_measured_rate(hours: dict[str, float]):
+    prices = Prices(gpu_hours=hours)
     allowance = Allowance(Budget(money=10.0, prices=prices), ROW)
     assert granted(allowance, 200) == 200, "nothing is measured yet"
     fresh = Allowance(Budget(money=10.0, prices=prices), replace(ROW, mean_response_tokens=20))

@@ -191,5 +191,7 @@ def test_what_servers_bill_is_their_tokens_and_the_rest_is_gpus():
     assert spent_money(far, prices) == pytest.approx(8 + 100 + 2 * (99 + 50))
     assert spent_money(both, prices) == pytest.approx(406 + 5.0)
     assert spent_money(both, Prices(gpu_hours={"": 5.0}, servers=frozenset(["far"]))) is None
+    assert spent_money(both, Prices(gpu_hours={"": 5.0, "far": 7.0})) == pytest.approx(5.0 + 7.0), "each its own"
+    assert spent_money(both, Prices(gpu_hours={"far": 7.0})) is None
     assert spent_money(far, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is not None, "no GPU, no price"
     assert spent_money(both, Prices(tokens={"far": price}, servers=frozenset(["far"]))) is None

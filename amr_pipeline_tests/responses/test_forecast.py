@@ -114,6 +114,8 @@ def test_time_and_money_need_a_rate_and_a_price():
     rate = Rate(tokens_per_gpu_second=10.0, basis="set")
     (*_, known) = forecast(STRONG, {"math": 36}, {}, rate=rate, prices=Prices(gpu_hours={"": 4.0}))
     assert (known.expected.tokens, known.gpu_seconds, known.money) == (1800.0, 180.0, 0.2)
+    its_own = Prices(gpu_hours={"": 4.0, STRONG.name: 40.0})
+    assert forecast(STRONG, {"math": 36}, {}, rate=rate, prices=its_own)[-1].money == 2.0
     (*_, unpriced) = forecast(STRONG, {"math": 36}, {}, rate=rate)
     assert (unpriced.gpu_seconds, unpriced.money) == (180.0, None)
     (*_, unrated) = forecast(STRONG, {"math": 36}, {}, prices=Prices(gpu_hours={"": 4.0}))
