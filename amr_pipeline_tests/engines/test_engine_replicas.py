@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,15 @@ def work(count: int, **asked: str) -> list[Work]:
     ]
 
 
+def kill(pool: Pool, process: int) -> None:
+    """Kill the pool's only engine and wait for its end: Ray returns at once, and a dying engine can still answer."""
+    engine_replicas.ray.kill(pool.replicas[0].actor, no_restart=True)
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{process}"):
+        assert time.monotonic() < deadline, f"the killed engine {process} is still there"
+        time.sleep(0.05)
+
+
 def test_replicas_share_the_work_and_each_piece_is_answered_once(ray_cluster: None):
     both = pool(replicas=2)
     both.open()
@@ -106,11 +116,11 @@ def test_engines_that_die_of_anything_put_no_blame_on_work(ray_cluster: None):
 def test_an_engine_killed_between_two_streams_is_replaced_with_its_weights(opened: Pool):
     opened.use_weights("checkpoint")
     (before,) = opened.run(work(1))
-    engine_replicas.ray.kill(opened.replicas[0].actor, no_restart=True)
+    kill(opened, int(before.text.split()[1]))
     (after,) = opened.run(work(1))
     assert before.text.split()[0] == after.text.split()[0] == "checkpoint"
     assert before.text != after.text
-    engine_replicas.ray.kill(opened.replicas[0].actor, no_restart=True)
+    kill(opened, int(after.text.split()[1]))
     opened.use_weights(None)
     assert next(opened.run(work(1))).text.startswith("own ")
 
