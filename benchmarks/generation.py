@@ -3,7 +3,8 @@
 One run, one engine class, one model of random weights, all contestants warm (start-up excluded), in turns:
 
 - equal lengths: every answer has as many tokens. The pool against `vllm.LLM.generate` with the same settings in a
-  process of its own, and against Ray Data's LLM processor on the same prompts.
+  process of its own, as vLLM samples and as the pool does (`engines.seeded_sampling`), and against Ray Data's LLM
+  processor on the same prompts.
 - heavy tail: one answer in a hundred is fifty times as long as the median. The pool's stream over all shards against
   the same engine run shard by shard, with a barrier after each, and against Ray Data on the same prompts.
 - little memory: a model whose KV cache holds a third of what could be stepped together. The number of requests that is
@@ -53,6 +54,7 @@ PRESSED_REQUESTS, PRESSED_TOKENS = 90, (300, 900)
 PARTS = ("contestants", "little-memory")
 RATIOS = {
     "pool over vllm.LLM.generate": ("equal lengths", "pool", "vllm.LLM.generate"),
+    "pool over vllm.LLM.generate, equal draws": ("equal lengths", "pool", "vllm.LLM.generate, drawing as the pool"),
     "pool over Ray Data": ("equal lengths", "pool", "Ray Data"),
     "streamed over barrier": ("heavy tail", "pool, streamed", "pool, a barrier after each shard"),
     "streamed over Ray Data, heavy tail": ("heavy tail", "pool, streamed", "Ray Data"),
@@ -64,17 +66,20 @@ Measured = tuple[int, float]
 
 BARE = """
 import json, sys, time
-from amr_pipeline.engines.engine_work import EngineSettings
+from amr_pipeline.engines.engine_work import EngineSettings, Work
 from amr_pipeline.engines.vllm_engine import VllmEngine
 settings = EngineSettings(**json.loads(sys.argv[1]))
 engine = VllmEngine(settings)
 llm, params = engine._engine, engine._vllm.SamplingParams
 print("ready", flush=True)
 for line in sys.stdin:
-    asked = json.loads(line)
+    drawing_as_the_pool, asked = json.loads(line)
     prompts = [{"prompt_token_ids": engine._tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)} for text, _, _ in asked]
-    sampling = [params(temperature=1.0, seed=seed, max_tokens=tokens) for _, tokens, seed in asked]
+    drawing = lambda seed: {"temperature": 1.0, "seed": seed}
+    if drawing_as_the_pool:
+        drawing = lambda seed: engine._drawing(Work(work_id="", kind="write", messages=(), seed=seed, temperature=1.0))
+    sampling = [params(**drawing(seed), max_tokens=tokens) for _, tokens, seed in asked]
     begun = time.perf_counter()
     found = llm.generate(prompts, sampling, use_tqdm=False)
     print(json.dumps([sum(len(one.outputs[0].token_ids) for one in found), time.perf_counter() - begun]), flush=True)
@@ -135,11 +140,12 @@ def through(pool: Pool, batches: Sequence[Sequence[Work]]) -> Measured:
     return tokens, time.perf_counter() - begun
 
 
-def bare(process: "subprocess.Popen[str]", work: Sequence[Work]) -> Measured:
+def bare(process: "subprocess.Popen[str]", work: Sequence[Work], drawing_as_the_pool: bool = False) -> Measured:
     """The same requests in vLLM alone."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps([[one.messages[0][1], one.max_tokens, one.seed] for one in work]) + "\n")
+    asked = [[one.messages[0][1], one.max_tokens, one.seed] for one in work]
+    process.stdin.write(json.dumps([drawing_as_the_pool, asked]) + "\n")
     process.stdin.flush()
     tokens, seconds = json.loads(process.stdout.readline())
     return tokens, seconds
@@ -224,6 +230,7 @@ def compared(settings: EngineSettings, environment: dict[str, str], rounds: int)
     same = {
         "pool": lambda: through(pool, [equal]),
         "vllm.LLM.generate": lambda: bare(process, equal),
+        "vllm.LLM.generate, drawing as the pool": lambda: bare(process, equal, drawing_as_the_pool=True),
         "Ray Data": lambda: ray_data(settings.model, settings, environment, equal),
     }
     tailed = {

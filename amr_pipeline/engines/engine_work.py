@@ -14,8 +14,8 @@ Family = Literal["vllm", "transformers", "reward"]
 CPU_SEQUENCES = 64
 """Requests stepped together on CPU; more only waits longer for the same cores."""
 
-CPU_BATCH_TOKENS = 2**16
-"""Tokens of one step on CPU at most, whatever the context: the engine allocates for them when it starts."""
+CPU_STEP_TOKENS = 2**13
+"""Tokens of one step on CPU at most: the engine allocates for them when it starts, and longer prompts are split."""
 
 GPU_SEQUENCES = 256
 """Requests stepped together on a GPU, until the engine has said how many it takes (`Load`)."""
@@ -53,14 +53,8 @@ class EngineSettings:
 
     @property
     def sequences(self) -> int:
-        """Requests stepped together; on a GPU, a first guess.
-
-        On CPU `sequences * max_model_len` tokens must fit one step, because vLLM 0.29 crashes on a seeded request
-        whose prompt is split between steps; a long context therefore leaves room for few requests.
-        """
-        if self.gpus > 0:
-            return GPU_SEQUENCES
-        return max(1, min(CPU_SEQUENCES, CPU_BATCH_TOKENS // self.max_model_len))
+        """Requests stepped together at most, if memory has room for them; on a GPU, a first guess."""
+        return GPU_SEQUENCES if self.gpus > 0 else CPU_SEQUENCES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ Work of all kinds (writing, reading for perplexity, judging in a grammar) shares
 fed with `exchange`; there is no barrier between batches, so one partition's tail overlaps the next one's head.
 
 Measured traps that the settings answer (vLLM 0.29 on CPU): the default mode compiles for minutes; seeded requests
-whose prefill is split crash; prompt logprobs compile a kernel for 20 s; supported head sizes start at 32.
+whose prefill is split crash, and their draws take half of all time (`seeded_sampling` draws instead); prompt logprobs
+compile a kernel for 20 s; supported head sizes start at 32.
 """
 
 import gc
@@ -20,6 +21,7 @@ from typing import Any
 
 from amr_pipeline.engines.admission import Admission
 from amr_pipeline.engines.engine_work import (
+    CPU_STEP_TOKENS,
     LOOP_REPEATS,
     LOOP_TOKENS,
     Done,
@@ -194,10 +196,7 @@ class VllmEngine:
             return make(temperature=0.0, max_tokens=work.max_tokens, structured_outputs=grammar, output_kind=once)
         shortest, longest = LOOP_TOKENS
         return make(
-            temperature=work.temperature,
-            top_p=work.top_p,
-            top_k=work.top_k,
-            seed=work.seed,
+            **self._drawing(work),
             max_tokens=min(work.max_tokens, self._longest - len(prompt.tokens)),
             skip_special_tokens=True,
             repetition_detection=RepetitionDetectionParams(
@@ -205,6 +204,15 @@ class VllmEngine:
             ),
             output_kind=once,
         )
+
+    def _drawing(self, work: Work) -> dict[str, Any]:
+        """How the tokens of a response are drawn: on CPU by `SeededSampling`, to which it is a greedy request."""
+        if self._on_gpu or work.seed is None or work.temperature == 0:
+            return {"temperature": work.temperature, "top_p": work.top_p, "top_k": work.top_k, "seed": work.seed}
+        from amr_pipeline.engines.seeded_sampling import KEY
+
+        asked = (work.seed, work.temperature, work.top_p, work.top_k)
+        return {"temperature": 0.0, "extra_args": {KEY: asked}}
 
     def _done(self, pending: _Pending, output: Any) -> Done:
         answer, work = output.outputs[0], pending.work
@@ -265,8 +273,9 @@ def _shape(settings: EngineSettings) -> dict[str, Any]:
         "enforce_eager": True,
         "distributed_executor_backend": "uni",
         "max_num_seqs": settings.sequences,
-        "max_num_batched_tokens": settings.sequences * settings.max_model_len,
+        "max_num_batched_tokens": CPU_STEP_TOKENS,
         "block_size": 32,
+        "logits_processors": ["amr_pipeline.engines.seeded_sampling:SeededSampling"],
     }
 
 
