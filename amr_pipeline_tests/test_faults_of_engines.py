@@ -80,11 +80,11 @@ def test_mlflow_killed_while_a_curve_is_recorded_has_the_whole_curve_once(
 
 HEAD = """
 import sys, threading
-import ray
 from ray.util.client.server.server import serve
+from amr_pipeline.engines.ray_cluster import ensure_ray
 
-ray.init(num_cpus=8, object_store_memory=200 * 2**20, include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1])
-server = serve("127.0.0.1", int(sys.argv[2]))
+ensure_ray()
+server = serve("127.0.0.1", int(sys.argv[1]))
 print("it serves", flush=True)
 threading.Event().wait()
 """
@@ -100,8 +100,8 @@ def ray_head(tmp_path: Path) -> Iterator[tuple[Program, dict[str, str]]]:
     log = tmp_path / "ray.log"
     program = Program(
         name="Ray head",
-        command=[sys.executable, "-c", HEAD, folder, str(port)],
-        environment={**os.environ, **token, "PYTHONWARNINGS": "ignore"},
+        command=[sys.executable, "-c", HEAD, str(port)],
+        environment={**os.environ, **token, "TMPDIR": folder, "PYTHONWARNINGS": "ignore"},
         log=log,
         is_ready=lambda: log.exists() and "it serves" in log.read_text(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amr_pipeline.engines import engine_stream
+from amr_pipeline.engines import engine_stream, engine_work
 from amr_pipeline.engines.engine_replicas import Pool, PoolSize
 from amr_pipeline.engines.engine_stream import BATCHES_IN_FLIGHT, Replica
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
@@ -79,6 +79,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[Stub]:
         made.append(replica.actor)
 
     monkeypatch.setattr(engine_stream, "ray", Ray)
+    monkeypatch.setattr(engine_work, "CPU_SEQUENCES", 4)
     monkeypatch.setattr(Pool, "_start", start)
     monkeypatch.setattr(Pool, "_wait_for", lambda pool, replica: None)
     monkeypatch.setattr("amr_pipeline.engines.engine_replicas._end", lambda replica: made.remove(replica.actor))
@@ -88,7 +89,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[Stub]:
 
 
 def opened(**size: Any) -> Pool:
-    settings = EngineSettings(model="own", revision=None, max_model_len=2**14, dtype="auto")  # four sequences
+    settings = EngineSettings(model="own", revision=None, max_model_len=256, dtype="auto")
     pool = Pool(settings, {}, Stub, size=PoolSize(**size))
     pool.open()
     return pool

@@ -18,7 +18,7 @@ import json, logging, os, signal, sys, time
 from dataclasses import replace
 import ray
 
-from amr_pipeline.engines import engine_replicas, engine_stream, kept_pools
+from amr_pipeline.engines import engine_replicas, engine_stream, engine_work, kept_pools
 from amr_pipeline.engines.engine_replicas import Pool, PoolSize
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
@@ -42,11 +42,12 @@ class Slow:
             load=Load(running=8, waiting=0, limit=8),
         )
 
+engine_work.CPU_SEQUENCES = 8
 engine_replicas.SECONDS_BETWEEN_LOOKS = engine_stream.SECONDS_BETWEEN_LOOKS = 1.0
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
 while ray.cluster_resources().get("CPU") != 2:
     time.sleep(0.2)
-settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")  # eight sequences
+settings = EngineSettings(model="own", revision=None, max_model_len=8192, dtype="auto")
 kinds = {one["NodeID"]: one["Labels"][engine_replicas.GPU_KIND] for one in ray.nodes()}
 gpus, placed = engine_replicas._gpus_by_kind(), {}
 for wanted in ("L4", "B200/H100"):
