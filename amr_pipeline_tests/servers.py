@@ -103,6 +103,13 @@ def accepts(address: str, port: int) -> bool:
     return False
 
 
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still holds anything: one that only waits to be buried does not."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @dataclass
 class Program:
     """A server that can be killed and started again where it was.
@@ -168,6 +175,11 @@ class Program:
                 one.kill()
         assert self.process is not None
         self.process.wait()
+        # PostgreSQL does not start while a process of the one before is still going.
+        deadline = time.monotonic() + 60
+        while left := [one.pid for one in doomed if _lives(one)]:
+            assert time.monotonic() < deadline, f"{self.name} was killed, and {left} live"
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """Ask it to end, and what it started; kill what does not."""

@@ -73,7 +73,7 @@ def test_instances_differ_in_storage_size_and_how_runs_start_only() -> None:
     places = {"storage", "compute_logs", "local_artifact_storage", "concurrency", "code_servers"}
     assert differing(EMBEDDED, COMPOSED) == places
     assert differing(COMPOSED, KUBERNETES) == {"run_launcher", "run_monitoring"}
-    assert yaml.safe_load((REPOSITORY / COMPOSED).read_text())["storage"].keys() == {"postgres"}
+    assert yaml.safe_load((REPOSITORY / COMPOSED).read_text())["storage"].keys() == {"custom"}
 
 
 def test_compose_and_kubernetes_have_one_workspace() -> None:

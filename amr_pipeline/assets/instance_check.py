@@ -110,7 +110,8 @@ def postgres_settings(settings: Mapping[str, Any], environ: Mapping[str, str]) -
     Raises:
         UnsetVariableError: one of them stands in a variable that is not set.
     """
-    found = _at(settings, "storage", "postgres", "postgres_db")
+    kept = _at(settings, "storage", "custom", "config", "postgres_db")  # as KeptConnectionsStorage has it
+    found = kept or _at(settings, "storage", "postgres", "postgres_db")
     if not isinstance(found, Mapping):
         return None
     defaults = {"hostname": "localhost", "port": "5432", "username": "", "password": "", "db_name": ""}

@@ -71,7 +71,7 @@ def test_a_deployment_that_is_well_has_no_broken_finding(well: SetUp):
 def postgres_at(well: SetUp, port: int) -> dict[str, str]:
     """The instance of a server deployment, whose database is at a port of this machine."""
     settings = yaml.safe_load((REPOSITORY / "docker" / "dagster.yaml").read_text())
-    settings["storage"]["postgres"]["postgres_db"]["port"] = port
+    settings["storage"]["custom"]["config"]["postgres_db"]["port"] = port
     (Path(well.environ["DAGSTER_HOME"]) / "dagster.yaml").write_text(yaml.safe_dump(settings))
     return {"AMR_POSTGRES_HOST": "127.0.0.1", "AMR_POSTGRES_USER": "amr", "AMR_POSTGRES_PASSWORD": CANARY}
 

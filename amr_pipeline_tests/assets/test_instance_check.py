@@ -93,6 +93,7 @@ def test_the_login_of_the_instances_database_is_read_as_dagster_reads_it():
     environ = {"AMR_POSTGRES_HOST": "db", "AMR_POSTGRES_USER": "amr", "AMR_POSTGRES_PASSWORD": "x"}
     found = postgres_settings(settings, environ)
     assert found == {"hostname": "db", "port": "5432", "username": "amr", "password": "x", "db_name": "dagster"}
+    assert postgres_settings({"storage": {"postgres": settings["storage"]["custom"]["config"]}}, environ) == found
     with pytest.raises(UnsetVariableError, match="AMR_POSTGRES_PASSWORD"):
         postgres_settings(settings, {name: environ[name] for name in ("AMR_POSTGRES_HOST", "AMR_POSTGRES_USER")})
     embedded = settings_of(REPOSITORY)
