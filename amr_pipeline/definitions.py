@@ -11,12 +11,14 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 # Each run is a process that loads this. Half a million objects come and nearly all stay; looking for garbage among
 # them, now and whenever the run looks again, was a sixth of what a run costs that has nothing to do.
+_looked_for_garbage = gc.isenabled()
 gc.disable()
+try:
+    from amr_pipeline.assets.assembly import assemble
+    from amr_pipeline.assets.deployment import deployment_from_environment
 
-from amr_pipeline.assets.assembly import assemble  # noqa: E402 (after the lines above)
-from amr_pipeline.assets.deployment import deployment_from_environment  # noqa: E402 (after the lines above)
-
-defs = assemble(deployment_from_environment())
-
-gc.freeze()
-gc.enable()
+    defs = assemble(deployment_from_environment())
+finally:
+    gc.freeze()
+    if _looked_for_garbage:
+        gc.enable()

@@ -27,7 +27,7 @@ def draw(
 
     Args:
         logits: requests x vocabulary.
-        uniform: one number in [0, 1) per request.
+        uniform: one number in [0, 1) per request, 64 bits.
         temperature: above 0, per request.
         top_p: share of the probability that is kept, most probable tokens first, the one that crosses it included.
         top_k: how many tokens are kept, before `top_p` is; 0 keeps all.
@@ -36,8 +36,17 @@ def draw(
         A token per request; never one that the limits left out.
     """
     scaled = logits / temperature[:, None]
-    if not (top_k.any() or (top_p < 1).any()):
+    limited = (top_k > 0) | (top_p < 1)
+    if not limited.any():
         return _at(uniform, scaled.softmax(dim=-1))
+    # Only these in the order of their chances: what the others draw must not depend on who is beside them.
+    tokens = _at(uniform, scaled.softmax(dim=-1))
+    tokens[limited] = _ranked(scaled[limited], uniform[limited], top_p[limited], top_k[limited])
+    return tokens
+
+
+def _ranked(scaled: torch.Tensor, uniform: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
+    """Tokens of requests that have a limit."""
     scaled, tokens = scaled.sort(dim=-1, descending=True)
     left_out = (top_k[:, None] > 0) & (torch.arange(scaled.shape[1]) >= top_k[:, None])
     chances = scaled.masked_fill_(left_out, float("-inf")).softmax(dim=-1)
@@ -48,12 +57,15 @@ def draw(
 
 
 def _at(uniform: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-    """The column where the sum of chances first exceeds a share of the whole; its own chance is above 0."""
-    sums = chances.cumsum(dim=-1)
+    """The column where the sum of chances first exceeds a share of the whole; its own chance is above 0.
+
+    Chances that are no numbers, of weights that are none, give the last column.
+    """
+    sums = chances.cumsum(dim=-1, dtype=torch.float64)
     whole = sums[:, -1:]
     # Rounding could lift a share to the whole, which no column exceeds.
     wanted = torch.minimum(uniform[:, None] * whole, whole.nextafter(torch.zeros_like(whole)))
-    return torch.searchsorted(sums, wanted, right=True)[:, 0]
+    return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp_(max=chances.shape[1] - 1)
 
 
 class _Request:
@@ -114,7 +126,7 @@ class SeededSampling(LogitsProcessor):
         """Draw for each request that asked for it, and rule out everything else it could have said."""
         if not self._requests:
             return logits
-        numbers = torch.tensor([request.number() for request in self._requests.values()], dtype=torch.float32)
+        numbers = torch.tensor([request.number() for request in self._requests.values()], dtype=torch.float64)
         alone = len(self._requests) == len(logits)
         own = logits if alone else logits[self._rows]
         tokens = draw(own, numbers, self._temperature, self._top_p, self._top_k)

@@ -207,12 +207,16 @@ class VllmEngine:
 
     def _drawing(self, work: Work) -> dict[str, Any]:
         """How the tokens of a response are drawn: on CPU by `SeededSampling`, to which it is a greedy request."""
+        asked = {"temperature": work.temperature, "top_p": work.top_p, "top_k": work.top_k, "seed": work.seed}
         if self._on_gpu or work.seed is None or work.temperature == 0:
-            return {"temperature": work.temperature, "top_p": work.top_p, "top_k": work.top_k, "seed": work.seed}
+            return asked
         from amr_pipeline.engines.seeded_sampling import KEY
 
-        asked = (work.seed, work.temperature, work.top_p, work.top_k)
-        return {"temperature": 0.0, "extra_args": {KEY: asked}}
+        checked = self._vllm.SamplingParams(**asked)  # refuses what it would refuse, and raises what is nearly greedy
+        return {
+            "temperature": 0.0,
+            "extra_args": {KEY: (work.seed, checked.temperature, checked.top_p, max(0, checked.top_k))},
+        }
 
     def _done(self, pending: _Pending, output: Any) -> Done:
         answer, work = output.outputs[0], pending.work

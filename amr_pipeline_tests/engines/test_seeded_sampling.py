@@ -70,6 +70,41 @@ def test_requests_of_one_batch_have_limits_of_their_own():
     assert drawn.tolist() == [2, 1, 0, 0]
 
 
+def test_a_request_draws_the_same_beside_one_that_has_limits():
+    logits = torch.randn(200, VOCABULARY, generator=torch.Generator().manual_seed(1))
+    numbers = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ones, no_limit = torch.ones(200), torch.zeros(200, dtype=torch.int64)
+    apart = draw(logits, numbers, ones, ones, no_limit)
+    some = torch.arange(200) < 2
+    beside = draw(logits, numbers, ones, ones.masked_fill(some, 0.9), no_limit.masked_fill(some, 7))
+    assert beside[2:].equal(apart[2:])
+    assert beside.tolist() != apart.tolist()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_weights_that_are_no_numbers_draw_some_token_and_harm_no_other(bad: float, top_p: float):
+    logits = torch.zeros(2, VOCABULARY)
+    logits[0, 3] = bad
+    drawn = draw(
+        logits, torch.full((2,), 0.5), torch.ones(2), torch.full((2,), top_p), torch.zeros(2, dtype=torch.int64)
+    )
+    assert 0 <= drawn[0] < VOCABULARY
+    assert 0 < drawn[1] < VOCABULARY - 1
+
+
+def test_rare_tokens_of_a_large_vocabulary_can_be_drawn():
+    size = 150_000
+    logits = torch.full((1, size), float(np.log(0.001 / (size - 1))))
+    logits[0, 0] = float(np.log(0.999))
+    logits = logits.repeat(200, 1)
+    # Where the sum of chances is about to exceed what stands before each of these columns and the next.
+    numbers = 0.999 + (torch.arange(200, dtype=torch.float64) + 100_000.5) * 0.001 / (size - 1)
+    ones = torch.ones(200)
+    drawn = draw(logits, numbers, ones, ones, torch.zeros(200, dtype=torch.int64))
+    assert len(drawn.unique()) > 190
+
+
 class Batch:
     """What vLLM tells a processor about its batch, and what the processor leaves of the same logits."""
 
