@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ConversationVerifier,
         Distiller,
         Reads,
+        Sampling,
         SecondOpinion,
         SelectionRecipe,
         Study,
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 NUMBERS_OF_SHARDS = (1, 2, 4, 8, 16, 32, 64)
 """Powers of two, so that shards are leading bits; at most 64 because Dagster's staleness needs under 100 partitions."""
+
+HOTTEST = 2.0
+"""Highest temperature that engines and hosted APIs take."""
 
 RESERVED = "all"
 """The partition key of what has no partitions (`assets.partitions.ALL`)."""
@@ -57,6 +61,7 @@ def contradictions_of(study: "Study") -> Iterator[str]:
             yield f"source {source.name!r} has neither category= nor a column that names one"
     for benchmark in study.benchmarks:
         yield from _about_benchmark(benchmark)
+        yield from _about_sampling(f"benchmark {benchmark.name!r}", benchmark.sampling)
     yield from _about_distillers(study.distillers)
     conversation = study.verifier(Category.CONVERSATION)
     if conversation is not None:
@@ -126,10 +131,23 @@ def _about_distillers(rows: "tuple[Distiller, ...]") -> Iterator[str]:
             yield f"distiller {row.name!r} has num_passes {row.num_passes}; wanted at least 1"
         if row.engine == "imported" and (row.reads is None or row.responses_at is None):
             yield f"distiller {row.name!r} is imported and needs reads= and responses_at="
+        yield from _about_sampling(f"distiller {row.name!r}", row.sampling)
         if row.engine == "http":
             yield from _about_http(row)
         if row.passes_policy is not None:
             yield from _about_adaptive_passes(row, row.passes_policy, {other.name: other for other in rows})
+
+
+def _about_sampling(where: str, sampling: "Sampling") -> Iterator[str]:
+    """What engines refuse, each in its own words, once models are loaded."""
+    if not 0 <= sampling.temperature <= HOTTEST:
+        yield f"{where} has temperature {sampling.temperature}; wanted 0 to {HOTTEST:g}"
+    if not 0 < sampling.top_p <= 1:
+        yield f"{where} has top_p {sampling.top_p}; wanted above 0 and at most 1"
+    if sampling.top_k < 0:
+        yield f"{where} has top_k {sampling.top_k}; wanted 0 (no limit) or more"
+    if sampling.max_tokens < 1:
+        yield f"{where} has max_tokens {sampling.max_tokens}; wanted at least 1"
 
 
 def _about_http(row: "Distiller") -> Iterator[str]:

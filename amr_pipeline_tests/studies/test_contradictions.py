@@ -41,6 +41,10 @@ def adaptive(num_passes=8, **changed):
     return {"distillers": (replace(WEAK, num_passes=num_passes, passes_policy=AdaptivePasses(**changed)), STRONG)}
 
 
+def sampled(said, **changed):
+    return {"distillers": (replace(WEAK, sampling=replace(WEAK.sampling, **changed)), STRONG)}, said
+
+
 CONTRADICTIONS = [
     ({"sources": (SOURCE, SOURCE)}, "source 'numbers' occurs 2 times"),
     ({"distillers": (replace(WEAK, name="a|b"), STRONG)}, "may hold only letters"),
@@ -74,6 +78,16 @@ CONTRADICTIONS = [
     ({"benchmarks": (replace(BENCHMARK, category=None),)}, "benchmark 'exam' has neither category="),
     ({"distillers": (WEAK, replace(WEAK, name="strong"))}, "equal fingerprints"),
     ({"distillers": (replace(WEAK, num_passes=0), STRONG)}, "distiller 'weak' has num_passes 0"),
+    sampled(temperature=-0.7, said="distiller 'weak' has temperature -0.7; wanted 0 to 2"),
+    sampled(temperature=2.5, said="has temperature 2.5"),
+    sampled(top_p=0.0, said="has top_p 0.0; wanted above 0 and at most 1"),
+    sampled(top_p=1.1, said="has top_p 1.1"),
+    sampled(top_k=-1, said="has top_k -1; wanted 0 (no limit) or more"),
+    sampled(max_tokens=0, said="has max_tokens 0; wanted at least 1"),
+    (
+        {"benchmarks": (replace(BENCHMARK, sampling=replace(WEAK.sampling, top_p=2.0)),)},
+        "benchmark 'exam' has top_p 2.0",
+    ),
     ({"distillers": (replace(WEAK, engine="imported"), STRONG)}, "needs reads= and responses_at="),
     ({"distillers": (replace(WEAK, engine="http", model="package:x"), STRONG)}, "name the model as its server does"),
     ({"distillers": (replace(WEAK, engine="http", max_model_len=100), STRONG)}, "leaves no room for a prompt"),
