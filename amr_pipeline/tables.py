@@ -196,7 +196,11 @@ RESPONSE_TOKENS = Column(
     meaning="tokens of the response, distiller's tokenizer (imported: words)",
     lowest=0,
 )
-ENGINE = Column(name="engine", dtype=pl.String, meaning="engine and version that wrote it, as 'vllm 0.29.0'")
+ENGINE = Column(
+    name="engine",
+    dtype=pl.String,
+    meaning="engine and version that wrote it; where seeds are drawn here, how, as 'vllm 0.29.0, draws 1'",
+)
 PERPLEXITY = Column(
     name="perplexity",
     dtype=pl.Float64,

@@ -145,7 +145,7 @@ def test_everything_is_materialized_by_one_click(
         assert {path.suffix for path in fetched.iterdir()} == {".safetensors", ".json", ".jinja"}
     for file in store.read("release", [recipe.name for recipe in study.selection_recipes])["path"]:
         assert store.files.read(file)
-    assert set(store.read("responses", stored_partitions(study, "responses"))["engine"]) == {"vllm 0.29.0"}
+    assert set(store.read("responses", stored_partitions(study, "responses"))["engine"]) == {"vllm 0.29.0, draws 1"}
 
 
 def test_an_added_distiller_is_filled_in_from_the_page(

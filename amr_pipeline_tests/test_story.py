@@ -84,7 +84,7 @@ def test_kills_leave_whole_tables(story: Story):
     assert (
         answers["response_id"].n_unique() == answers.height == NUM_PROBLEMS * NUM_SAMPLES * len(study.training_recipes)
     )
-    assert set(responses["engine"]) == set(answers["engine"]) == {"vllm 0.29.0"}
+    assert set(responses["engine"]) == set(answers["engine"]) == {"vllm 0.29.0, draws 1"}
     assert story.rows("raw_queries").height == queries.height + story.rows("dropped_queries").height
 
 

@@ -166,6 +166,7 @@ def ray_data(model: str, settings: EngineSettings, environment: dict[str, str], 
             "dtype": "float32",
             "enforce_eager": True,
             "max_num_seqs": settings.sequences,
+            # vLLM 0.29 crashes on CPU where the prompt of a request with a seed of its own is split between steps.
             "max_num_batched_tokens": settings.sequences * settings.max_model_len,
             "block_size": 32,
         },

@@ -159,9 +159,10 @@ def measure(num_rows: int) -> dict[str, object]:
 
 def main(sizes: list[int]) -> None:
     """Print one line per size, the last one everything as JSON."""
-    figures = [measure(size // (NUM_PASSES * NUM_SHARDS) * NUM_PASSES * NUM_SHARDS) for size in sizes]
-    for one in figures:
-        print(one)
+    figures = []
+    for size in sizes:
+        figures.append(measure(size // (NUM_PASSES * NUM_SHARDS) * NUM_PASSES * NUM_SHARDS))
+        print(figures[-1], flush=True)
     print(json.dumps({"benchmark": "ledger", "runs": figures, **measured_on("polars")}))
 
 

@@ -38,6 +38,9 @@ from amr_pipeline.engines.engine_work import (
 )
 from amr_pipeline.engines.start_checks import needs_of, refuse_what_does_not_fit
 
+DRAWS = "draws 1"
+"""How `seeded_sampling` makes tokens of a seed; another number where it makes others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Pending:
@@ -116,8 +119,8 @@ class VllmEngine:
         )
 
     def name(self) -> str:
-        """Engine and version, as it is written on every response."""
-        return f"vllm {self._vllm.__version__}"
+        """Engine and version, as it is written on every response; where seeds are drawn here, by which way."""
+        return f"vllm {self._vllm.__version__}" + ("" if self._on_gpu else f", {DRAWS}")
 
     def reload(self, folder: str) -> None:
         """Replace the weights by another checkpoint of the same architecture."""

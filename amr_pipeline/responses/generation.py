@@ -27,7 +27,7 @@ class GeneratedResponse:
     Attributes:
         finish_reason: stop, length, looping or error (`error`: the engine refused this prompt; text says why).
         prompt_tokens: None: not known, the response was imported.
-        engine: name and version, as `vllm 0.29.0`.
+        engine: name and version, as `vllm 0.29.0` or, where the platform draws, `vllm 0.29.0, draws 1`.
         lost_prompt_tokens, lost_response_tokens: what attempts at a server that brought no answer may have cost.
     """
 
