@@ -153,5 +153,6 @@ def imported_responses(row: Distiller, requests: Iterable[GenerationRequest]) ->
 def _pass_index(row: Distiller, request: GenerationRequest) -> int | None:
     """Which pass a request is: the one whose id it has."""
     identity = query_id([{"role": role, "content": content} for role, content in request.messages])
-    ids = (response_id(identity, row.distiller_fingerprint, index) for index in range(row.most_passes))
+    fingerprint = row.distiller_fingerprint
+    ids = (response_id(identity, fingerprint, index) for index in range(row.most_passes))
     return next((index for index, candidate in enumerate(ids) if candidate == request.response_id), None)

@@ -101,17 +101,17 @@ class Budget:
             self._changed.notify_all()
 
     def _reserve(self, amount: Amount) -> bool:
-        if not self._covers(self.spent + amount):
+        if not self._covers(self.spent, amount):
             self.has_refused = True
             raise BudgetSpent(f"{self.text()}, and the next response may take {self._said(amount)}")
-        if not self._covers(self.spent + self._reserved + amount):
+        if not self._covers(self.spent, self._reserved, amount):
             return False
         self._reserved, self._holds = self._reserved + amount, self._holds + 1
         return True
 
-    def _covers(self, total: Amount) -> bool:
-        is_within = self.tokens is None or total.tokens <= self.tokens
-        return is_within and (self.money is None or total.money <= self.money)
+    def _covers(self, *amounts: Amount) -> bool:
+        is_within = self.tokens is None or sum(amount.tokens for amount in amounts) <= self.tokens
+        return is_within and (self.money is None or sum(amount.money for amount in amounts) <= self.money)
 
     def _said(self, amount: Amount) -> str:
         parts = [f"{amount.tokens:,.0f} tokens"] if self.tokens is not None else []

@@ -10,7 +10,7 @@ Belongs here: notes, clocks, shares and sums. Does not belong here: reading reco
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import polars as pl
@@ -108,6 +108,17 @@ def with_run(notes: Mapping[str, Any], identity: str, cost: Cost) -> dict[str, A
     return {**notes, NOTE: {**notes.get(NOTE, {}), identity: asdict(cost)}}
 
 
+@dataclass(kw_only=True, slots=True)
+class _Came:
+    """Answers for one share since time was last shared out; changed in place, because every answer passes here."""
+
+    weight: int = 0
+    responses: int = 0
+    response_tokens: int = 0
+    lost_prompt_tokens: int = 0
+    lost_response_tokens: int = 0
+
+
 class EngineTime:
     """Time that some engines work in one run, shared out over what they work for by the tokens it got.
 
@@ -124,7 +135,7 @@ class EngineTime:
         self._ask_gpus, self._clock, self._gpus = gpus, clock, 0.0
         self._read_at: float | None = None
         self._seconds = self._gpu_seconds = self._unticked = 0.0
-        self._weights: dict[str, int] = {}
+        self._came: dict[str, _Came] = {}
         self._costs: dict[str, Cost] = {}
 
     def start(self) -> None:
@@ -152,15 +163,14 @@ class EngineTime:
             tokens: of the answer.
             lost: prompt and response tokens of attempts that brought none.
         """
-        self._weights[name] = self._weights.get(name, 0) + max(1, tokens)
-        found = self._costs.get(name, Cost(runs=1))
-        self._costs[name] = replace(
-            found,
-            responses=found.responses + 1,
-            response_tokens=found.response_tokens + tokens,
-            lost_prompt_tokens=found.lost_prompt_tokens + lost[0],
-            lost_response_tokens=found.lost_response_tokens + lost[1],
-        )
+        came = self._came.get(name)
+        if came is None:
+            came = self._came[name] = _Came()
+        came.weight += max(1, tokens)
+        came.responses += 1
+        came.response_tokens += tokens
+        came.lost_prompt_tokens += lost[0]
+        came.lost_response_tokens += lost[1]
 
     def cost(self, name: str) -> Cost:
         """What a share took in this run up to now."""
@@ -169,12 +179,19 @@ class EngineTime:
     def costs(self) -> dict[str, Cost]:
         """What every share took in this run up to now; shares out what is not shared out yet."""
         self._read()
-        weights, self._weights = self._weights, {}
-        if weights:
-            total = sum(weights.values())
-            for name, weight in weights.items():
-                part = weight / total
-                self._costs[name] += Cost(engine_seconds=part * self._seconds, gpu_seconds=part * self._gpu_seconds)
+        came, self._came = self._came, {}
+        if came:
+            total = sum(answers.weight for answers in came.values())
+            for name, answers in came.items():
+                part = answers.weight / total
+                self._costs[name] = self._costs.get(name, Cost(runs=1)) + Cost(
+                    responses=answers.responses,
+                    response_tokens=answers.response_tokens,
+                    engine_seconds=part * self._seconds,
+                    gpu_seconds=part * self._gpu_seconds,
+                    lost_prompt_tokens=answers.lost_prompt_tokens,
+                    lost_response_tokens=answers.lost_response_tokens,
+                )
             self._seconds = self._gpu_seconds = 0.0
         return dict(self._costs)
 

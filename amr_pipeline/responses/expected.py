@@ -44,9 +44,9 @@ def _asked(queries: pl.DataFrame, distiller: Distiller, due: pl.DataFrame | None
 
 
 def _identified(rows: pl.DataFrame, distiller: Distiller) -> pl.DataFrame:
+    fingerprint = distiller.distiller_fingerprint  # hashes the whole row, so once
     identities = [
-        response_id(query, distiller.distiller_fingerprint, index)
-        for query, index in rows.select("query_id", "pass_index").iter_rows()
+        response_id(query, fingerprint, index) for query, index in rows.select("query_id", "pass_index").iter_rows()
     ]
     return rows.with_columns(pl.Series("response_id", identities, dtype=pl.String))
 
