@@ -137,17 +137,13 @@ class EnginePools:
                 yield RateReply(request_id=done.work_id, heads=done.heads, cause=cause)
 
     def gpus_held(self, row: Distiller | Scorer) -> float:
-        """GPUs that a row's engines hold while its pool is open, or this process's part of them where it is shared.
+        """GPUs that a row's engines hold now, or this process's part of them where its pool is shared.
 
-        0 where the cluster has none.
+        0 while this process uses no pool of the row.
         """
-        ensure_ray(self._address)
-        settings = self._known_settings(row)
-        if (kept := self._kept.get(settings)) is not None:
-            return kept.gpus
-        if (pool := self._pools.get(settings)) is not None and pool.replicas:
-            return pool.gpus
-        return float((settings.num_workers if settings.spans_workers else settings.gpus) * self._size.fewest)
+        settings = self._known.get(self._loading(row))
+        pool = None if settings is None else self._kept.get(settings) or self._pools.get(settings)
+        return 0.0 if pool is None else pool.gpus
 
     def load(self, row: Distiller | Scorer) -> PoolLoad | None:
         """How full a row's pool is; None while this process does not use it."""

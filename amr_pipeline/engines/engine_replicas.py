@@ -17,6 +17,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from amr_pipeline.engines.engine_stream import (
+    DEATHS,
     SECONDS_BETWEEN_LOOKS,
     SECONDS_BETWEEN_WARNINGS,
     EngineStartError,
@@ -33,6 +34,10 @@ GPU_KIND = "ray.io/accelerator-type"
 
 SECONDS_IDLE = 60.0
 """How long an engine above the fewest may have nothing to do."""
+
+MOST_STARTS, SECONDS_BETWEEN_STARTS = 4, 20.0
+"""Tries to start an engine in the place of a dead one, and the first pause between two, which grows by itself: what the
+dead one held of a GPU may be given back later than its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,7 @@ class Pool:
     def gpus(self) -> float:
         """GPUs that its engines hold, those that start included."""
         of_one = self.settings.num_workers if self.settings.spans_workers else self.settings.gpus
-        return float(of_one * len(self.replicas))
+        return float(of_one * sum(replica.starts_at is None for replica in self.replicas))
 
     def load(self) -> PoolLoad:
         """How full it was when its engines last said so."""
@@ -95,20 +100,24 @@ class Pool:
         uses = [one.kv_use for one in said if one.kv_use is not None]
         running = sum(one.running for one in said)
         return PoolLoad(
-            engines=sum(replica.starting is None for replica in self.replicas),
-            starting=sum(replica.starting is not None for replica in self.replicas),
+            engines=sum(replica.is_ready for replica in self.replicas),
+            starting=sum(not replica.is_ready for replica in self.replicas),
             running=running,
             waiting=max(0, sum(len(replica.held) for replica in self.replicas) - running),
             kv_use=sum(uses) / len(uses) if uses else None,
         )
 
     def open(self) -> None:
-        """Start the fewest engines and wait until all are ready; nothing happens when they are.
+        """Start the fewest engines and wait until all are ready.
+
+        Where some are there, those that are missing are started and not waited for.
 
         Raises:
             EngineStartError: one cannot start; none is left behind.
         """
         if self.replicas:
+            while len(self.replicas) < self.size.fewest:
+                self._add()
             return
         self.replicas = [Replica() for _ in range(self.size.fewest)]
         try:
@@ -138,8 +147,8 @@ class Pool:
             return
         self._weights = folder
         for replica in self.replicas:
-            if replica.starting is not None:
-                continue  # it takes them when it is ready
+            if not replica.is_ready:
+                continue  # it takes them when it is
             try:
                 ray.get(replica.actor.reload.remote(folder or self.settings.model))
             except RayActorError:
@@ -153,11 +162,9 @@ class Pool:
 
     def add_engine(self) -> bool:
         """Start one more, without waiting for it; False where there are as many as there may be."""
-        if len(self.replicas) >= self.size.most or any(one.starting is not None for one in self.replicas):
+        if len(self.replicas) >= self.size.most or not all(one.is_ready for one in self.replicas):
             return False
-        replica = Replica()
-        self._start(replica)
-        self.replicas.append(replica)
+        self._add()
         log.info("engines of %s: %d, all were full", self.settings.model, len(self.replicas))
         return True
 
@@ -167,7 +174,7 @@ class Pool:
             is_busy = replica.held or replica.exchange is not None
             if len(self.replicas) <= self.size.fewest:
                 return
-            if not is_busy and replica.starting is None and now - replica.idle_since > SECONDS_IDLE:
+            if not is_busy and replica.is_ready and now - replica.idle_since > SECONDS_IDLE:
                 self.replicas.remove(replica)
                 _end(replica)
                 log.info("engines of %s: %d, one was idle", self.settings.model, len(self.replicas))
@@ -193,7 +200,20 @@ class Pool:
     def restart(self, replica: Replica) -> None:
         """Start another engine in the place of a dead one, without waiting for it (`Replica.starting`)."""
         _end(replica)
+        replica.idle_since = time.monotonic()
         self._start(replica)
+
+    def restart_due(self, now: float) -> None:
+        """Try again to start what did not start a while ago; `now` in seconds of a monotonic clock."""
+        for replica in self.replicas:
+            if replica.starts_at is not None and replica.starts_at <= now:
+                replica.starts_at = None
+                self._start(replica)
+
+    def _add(self) -> None:
+        replica = Replica()
+        self._start(replica)
+        self.replicas.append(replica)
 
     def _start(self, replica: Replica) -> None:
         kinds, workers = self.settings.gpu_kinds, self.settings.num_workers
@@ -224,7 +244,7 @@ class Pool:
         while not ray.wait([replica.starting], timeout=SECONDS_BETWEEN_LOOKS)[0]:
             seconds += SECONDS_BETWEEN_LOOKS
             self.look_while_waiting(seconds)
-        self.arrive(replica)
+        self._take_in(replica)
 
     def look_while_waiting(self, seconds: float) -> None:
         """Say now and then that an engine is not ready yet.
@@ -246,24 +266,43 @@ class Pool:
         )
 
     def arrive(self, replica: Replica) -> None:
-        """Take in an engine that said its name, and give it the pool's weights.
+        """Take in an engine that said its name, or failed to.
 
-        One above the fewest that does not start is let go.
+        One above the fewest that does not start is let go. Another one is tried again a few times, and let go if the
+        pool has an engine that works.
+
+        Raises:
+            EngineStartError: there is none, it did not start or cannot take the pool's weights; the pool is closed.
+        """
+        try:
+            self._take_in(replica)
+        except EngineStartError as error:
+            _end(replica)
+            replica.failed_starts += 1
+            is_one_more = len(self.replicas) > self.size.fewest
+            if not is_one_more and replica.failed_starts < MOST_STARTS:
+                pause = SECONDS_BETWEEN_STARTS * replica.failed_starts
+                replica.starting, replica.starts_at = None, time.monotonic() + pause
+                log.warning("%s; tried again in %.0f s", error, pause)
+                return
+            if not any(one.is_ready for one in self.replicas if one is not replica):
+                self.close()
+                raise
+            log.warning("%s; the others go on", error)
+            self.replicas.remove(replica)
+
+    def _take_in(self, replica: Replica) -> None:
+        """Take in an engine that said its name, and give it the pool's weights.
 
         Raises:
             EngineStartError: it did not start, or cannot take them.
         """
         try:
             self.engine_name, replica.starting = str(ray.get(replica.starting)), None
-            replica.load, replica.idle_since = None, time.monotonic()
+            replica.load, replica.idle_since, replica.failed_starts = None, time.monotonic(), 0
             if self._weights is not None:
                 ray.get(replica.actor.reload.remote(self._weights))
-        except (RayActorError, RayTaskError) as error:
-            if len(self.replicas) > self.size.fewest:
-                log.warning("one more engine of %s does not start: %s", self.settings.model, last_line(error))
-                self.replicas.remove(replica)
-                _end(replica)
-                return
+        except DEATHS as error:
             raise EngineStartError(f"the engine of {self.settings.model} does not start: {last_line(error)}") from error
 
 

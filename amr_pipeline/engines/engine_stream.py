@@ -1,15 +1,17 @@
 """Work flowing through one model's engines: each kept full, a dead one replaced, what kills them found.
 
 `Stream.answers` hands work to every engine of a pool. The next exchange with an engine is under way before its last
-answers are handed on, so an engine never waits for its caller to commit them.
+answers are handed on, so that an engine works on while its caller commits them, as long as an exchange lasts.
 
-A dead engine is replaced, while the others go on, and only what it had not answered is asked again: apart from
-everything else, in groups of eight, then alone. Where no place is left for another one (its node is gone), the others
-finish the work. What is alone in flight at a death, after an earlier one, is set aside once the replacement has
-answered a harmless question; if it has not, the machine is at fault, and nothing is recorded against the work.
+A dead engine is replaced, while the others go on, and only what it had not answered is asked again. Most engines die of
+their machine, so what was in flight once goes first in line and no more. What was in flight at two deaths is suspect:
+it is asked again eight pieces at a time, among other work, and after a third death alone. What is alone in flight at a
+death, after an earlier one, is set aside once the replacement has answered a harmless question; if it dies of that too,
+the machine is at fault, and nothing is recorded against the work. Few pieces are asked alone at once.
 
-When no new work is left, engines give back what they have not begun to those with room, and an engine with nothing to
-do goes if the pool may do without it. What an engine has begun stays with it: elsewhere it would begin again.
+Where no place is left for another engine (its node is gone), the others finish the work. When no new work is left,
+engines give back what they have not begun to those with room, and an engine with nothing to do goes if the pool may do
+without it. What an engine has begun stays with it: elsewhere it would begin again.
 
 Belongs here: who gets which work, and what a death means. Does not belong here: starting and ending engines
 (`engine_replicas`).
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from amr_pipeline.engines.engine_work import Done, Exchanged, Load, Work, refused
 
@@ -38,19 +40,23 @@ EXCHANGE_SECONDS = 5.0
 BATCHES_IN_FLIGHT = 3
 """Work given to an engine, as a multiple of what it steps together: enough behind it that it never waits."""
 
+DEATHS = (RayActorError, RayTaskError, ObjectLostError)
+"""An engine that raises is in no known state either, and an answer is lost with the node that it lay on."""
+
 SUSPECTS_TOGETHER = 8
-"""Work in flight again after its engine died; a group that kills another one is asked piece by piece."""
+"""Suspects that one engine holds at a time, and so few pieces in flight that each is asked alone after one death."""
 
 MOST_DEATHS = 5
 """Deaths in a row without one answer between them, after which the machine or the model is at fault."""
 
-SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_WARNINGS = 5.0, 60.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_WARNINGS, SECONDS_BETWEEN_STEPS = 5.0, 60.0, 0.5
 
 SECONDS_FULL = 30.0
 """How long all engines must have been full before one is added."""
 
 PROBE_SECONDS = 1_800.0
-"""Longest wait for an engine that is to answer a harmless question: large models load for many minutes."""
+"""Longest wait for an engine that is to answer a harmless question while another one has nothing to do: large models
+load for many minutes."""
 
 PROBE = Work(work_id="probe", kind="write", messages=(("user", "Hello"),))
 
@@ -63,7 +69,7 @@ class EngineKeepsDyingError(RuntimeError):
     """Engines die before they answer anything; the machine or the model is at fault, not a prompt."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Replica:
     """One engine and what it holds.
 
@@ -72,7 +78,11 @@ class Replica:
         held: unanswered work by id.
         exchange: the exchange under way, or None.
         starting: the name that it will say when it is ready; None once it was said.
-        apart: it holds suspects and is given nothing else until they are answered.
+        starts_at: when it is to be started again after it did not start, seconds of a monotonic clock; None: it was.
+        failed_starts: how often in a row it did not start.
+        apart: it holds one piece of work that nothing is asked beside.
+        group: ids of the suspects that it holds among other work, and held.
+        accused: what its predecessor died of, unless this one dies of a harmless question too.
         load: how full it said it was; None before its first exchange.
         idle_since: when it last had something to do, seconds of a monotonic clock.
     """
@@ -82,9 +92,18 @@ class Replica:
     held: dict[str, Work] = field(default_factory=dict)
     exchange: Any = None
     starting: Any = None
+    starts_at: float | None = None
+    failed_starts: int = 0
     apart: bool = False
+    group: frozenset[str] = frozenset()
+    accused: Work | None = None
     load: Load | None = None
     idle_since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has started."""
+        return self.starting is None and self.starts_at is None
 
 
 class Stream:
@@ -98,7 +117,8 @@ class Stream:
 
     def __init__(self, pool: "Pool", work: Iterable[Work | None]) -> None:
         self._pool, self._source = pool, iter(work)
-        self._suspects: deque[list[Work]] = deque()
+        self._groups: deque[list[Work]] = deque()
+        self._alone: deque[Work] = deque()
         self._returned: deque[Work] = deque()
         self._deaths: Counter[str] = Counter()
         self._silent_deaths = 0
@@ -109,7 +129,10 @@ class Stream:
         """Every answer, once."""
         waited = 0.0
         try:
-            while busy := self._feed():
+            while (busy := self._feed()) is not None:
+                if not busy:
+                    time.sleep(SECONDS_BETWEEN_STEPS)  # until an engine may be started again
+                    continue
                 events = {replica.starting or replica.exchange: replica for replica in busy}
                 ready, _ = ray.wait(list(events), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
                 if not ready:
@@ -120,6 +143,8 @@ class Stream:
                 waited, replica = 0.0, events[ready[0]]
                 if replica.starting is not None:
                     self._pool.arrive(replica)
+                    if replica not in self._pool.replicas:
+                        self._acquit(replica)
                     continue
                 finished = self._collect(replica)
                 self._feed()
@@ -127,16 +152,38 @@ class Stream:
         finally:
             self._leave()
 
-    def _feed(self) -> list[Replica]:
-        """Give every engine that waits what it has room for; the engines that something is expected of."""
+    def _feed(self) -> list[Replica] | None:
+        """Give every engine that waits what it has room for; the engines that something is expected of.
+
+        None where nothing is left to do, or nothing for now.
+        """
         self._is_dry = False
+        self._pool.restart_due(time.monotonic())
         for replica in self._pool.replicas:
-            if replica.exchange is None and replica.starting is None:
+            if replica.exchange is None and replica.is_ready:
                 self._give(replica)
         self._resize()
-        busy = [replica for replica in self._pool.replicas if replica.exchange is not None]
-        is_more = bool(busy or self._suspects or self._returned) or not (self._is_drained or self._is_dry)
-        return busy + [replica for replica in self._pool.replicas if replica.starting is not None] if is_more else []
+        self._look_at_the_accused()
+        replicas = self._pool.replicas
+        busy = [replica for replica in replicas if replica.exchange is not None]
+        is_asked_again = bool(self._groups or self._alone or self._returned) or any(one.accused for one in replicas)
+        if not (busy or is_asked_again) and (self._is_drained or self._is_dry):
+            return None
+        busy += [replica for replica in replicas if replica.starting is not None]
+        return busy if busy or any(replica.starts_at is not None for replica in replicas) else None
+
+    def _look_at_the_accused(self) -> None:
+        """Where an engine that is to clear up a death does not come, another one is asked the same alone."""
+        now, others = time.monotonic(), any(one.is_ready and not one.held for one in self._pool.replicas)
+        for replica in self._pool.replicas:
+            if others and not replica.is_ready and now - replica.idle_since > PROBE_SECONDS:
+                self._acquit(replica)
+
+    def _acquit(self, replica: Replica) -> None:
+        """Nobody can say whether it was the work or the machine."""
+        if replica.accused is not None:
+            self._alone.append(replica.accused)
+            replica.accused = None
 
     def _give(self, replica: Replica) -> None:
         """Begin an exchange, if there is something to exchange."""
@@ -153,14 +200,17 @@ class Stream:
 
     def _next_for(self, replica: Replica) -> list[Work]:
         if not replica.held:
-            replica.apart = bool(self._suspects)
-            if self._suspects:
-                return self._suspects.popleft()
+            replica.apart = replica.accused is not None or bool(self._alone)
+            if replica.apart:
+                return [PROBE if replica.accused is not None else self._alone.popleft()]
         if replica.apart:
             return []
         batches = 1 if self._is_drained else BATCHES_IN_FLIGHT
         room = batches * self._limit(replica) - len(replica.held)
         new: list[Work] = []
+        if self._groups and replica.group.isdisjoint(replica.held):
+            new += self._groups.popleft()
+            replica.group = frozenset(item.work_id for item in new)
         while len(new) < room and (item := self._next()) is not None:
             new.append(item)
         return new
@@ -187,7 +237,7 @@ class Stream:
         """How much an engine should give back for others to begin, once nothing new comes."""
         if not self._is_drained or self._returned or replica.apart or replica.load is None:
             return 0
-        others = [one for one in self._pool.replicas if one is not replica and one.starting is None and not one.apart]
+        others = [one for one in self._pool.replicas if one is not replica and one.is_ready and not one.apart]
         room = sum(max(0, self._limit(one) - len(one.held)) for one in others)
         return min(replica.load.waiting, room)
 
@@ -195,7 +245,7 @@ class Stream:
         """Add an engine where all have been full for a while; end one that has had nothing to do for a while."""
         pool, now = self._pool, time.monotonic()
         is_full = not (self._is_drained or self._is_dry) and all(
-            one.starting is None and len(one.held) >= self._limit(one) for one in pool.replicas
+            one.is_ready and len(one.held) >= self._limit(one) for one in pool.replicas
         )
         if not is_full:
             self._full_since = None
@@ -209,54 +259,56 @@ class Stream:
         exchange, replica.exchange = replica.exchange, None
         try:
             came: Exchanged = ray.get(exchange)
-        except (RayActorError, RayTaskError) as error:  # an engine that raises is in no known state either
-            return self._bury(replica, error)
+        except DEATHS as error:
+            self._bury(replica, error)
+            return []
         for done in came.done:
             del replica.held[done.work_id]
         self._returned += [replica.held.pop(identity) for identity in came.returned]
         replica.load, replica.idle_since = came.load, time.monotonic()
         if came.done:
             self._silent_deaths = 0
+        if came.done and (accused := replica.accused) is not None:
+            replica.accused = None
+            number = self._deaths[accused.work_id]
+            return [refused(accused, f"{number} engines died of it, the last time alone")]
         return came.done
 
-    def _bury(self, replica: Replica, error: Exception) -> list[Done]:
-        """Replace a dead engine; what is set aside because of it, if anything."""
+    def _bury(self, replica: Replica, error: Exception) -> None:
+        """Replace a dead engine, and see to what it held."""
         victims = list(replica.held.values())
         replica.held.clear()
-        log.warning(
-            "engine of %s died with %d in flight; starting another: %s",
-            self._pool.settings.model,
-            len(victims),
-            last_line(error),
-        )
+        model = self._pool.settings.model
+        log.warning("engine of %s died with %d in flight; starting another: %s", model, len(victims), last_line(error))
+        if replica.accused is not None:
+            raise EngineKeepsDyingError(
+                f"the engine of {model} dies of a harmless question too: {last_line(error)}"
+            ) from error
         self._silent_deaths += 1
         if self._silent_deaths > MOST_DEATHS:
             raise EngineKeepsDyingError(
-                f"the engine of {self._pool.settings.model} died {self._silent_deaths} times without an answer in "
-                f"between: {last_line(error)}"
+                f"the engine of {model} died {self._silent_deaths} times without an answer in between: "
+                f"{last_line(error)}"
             ) from error
         self._pool.restart(replica)
         self._deaths.update(item.work_id for item in victims)
-        if len(victims) == 1 and self._deaths[victims[0].work_id] > 1 and self._is_sound(replica):
-            return [refused(victims[0], f"{self._deaths[victims[0].work_id]} engines died of it, the last time alone")]
-        size = SUSPECTS_TOGETHER if len(victims) > SUSPECTS_TOGETHER else 1
-        groups = [victims[start : start + size] for start in range(0, len(victims), size)]
-        self._suspects.extendleft(reversed(groups))
-        return []
+        if len(victims) == 1 and self._deaths[victims[0].work_id] > 1:
+            replica.accused = victims[0]
+        elif len(victims) <= SUSPECTS_TOGETHER:
+            self._alone.extendleft(reversed(victims))
+        else:
+            self._ask_again(victims)
 
-    def _is_sound(self, replica: Replica) -> bool:
-        """Make sure that it was the work that killed engines, and not the machine; False where no engine came."""
-        probe = replica.actor.exchange.remote([PROBE], 1, SECONDS_BETWEEN_WARNINGS, 0)
-        if not ray.wait([probe], timeout=PROBE_SECONDS)[0]:
-            return False
-        try:
-            ray.get(probe)
-        except (RayActorError, RayTaskError) as error:
-            raise EngineKeepsDyingError(
-                f"the engine of {self._pool.settings.model} dies of a harmless question too: {last_line(error)}"
-            ) from error
-        self._silent_deaths = 0
-        return True
+    def _ask_again(self, victims: list[Work]) -> None:
+        """Work of an engine that held much when it died: by the deaths that it has seen."""
+        by_deaths: dict[int, list[Work]] = {1: [], 2: [], 3: []}
+        for item in victims:
+            by_deaths[min(3, self._deaths[item.work_id])].append(item)
+        self._returned.extendleft(reversed(by_deaths[1]))
+        twice = by_deaths[2]
+        groups = [twice[start : start + SUSPECTS_TOGETHER] for start in range(0, len(twice), SUSPECTS_TOGETHER)]
+        self._groups.extendleft(reversed(groups))
+        self._alone.extendleft(reversed(by_deaths[3]))
 
     def _leave(self) -> None:
         """Let engines drop what an unfinished stream left in them; they do so before whatever comes next."""
@@ -264,7 +316,7 @@ class Stream:
             if replica.held:
                 replica.actor.forget.remote()
             replica.held.clear()
-            replica.exchange, replica.apart = None, False
+            replica.exchange, replica.apart, replica.accused, replica.group = None, False, None, frozenset()
 
 
 def last_line(error: Exception) -> str:

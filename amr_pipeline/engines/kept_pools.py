@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from amr_pipeline.engines.engine_replicas import GPU_KIND, PoolLoad, PoolSize
 from amr_pipeline.engines.engine_stream import (
@@ -48,6 +48,11 @@ MOST_CALLS = 256
 """Callers that one keeper can talk to at a time; each has one call under way and a beat now and then."""
 
 STATUS_SECONDS = 10.0
+
+
+class PoolBrokenError(RuntimeError):
+    """Something ended a pool's work that nobody foresaw; the message says what, the keeper's log where."""
+
 
 _ERRORS: dict[str, type[RuntimeError]] = {
     "EngineStartError": EngineStartError,
@@ -103,10 +108,10 @@ class KeptPool:
         self._keeper.leave.remote(self._caller)
 
     def run(self, work: Iterable[Work]) -> Iterator[Done]:
-        """Answers as they finish, in any order, exactly one per piece of work.
+        """Answers as they finish, in any order, exactly one per piece of work; none is taken before engines are ready.
 
         Raises:
-            EngineStartError, EngineKeepsDyingError: what is not answered yet stays owed.
+            EngineStartError, EngineKeepsDyingError, PoolBrokenError: what is not answered yet stays owed.
             ValueError: a piece of work is asked again before it is answered.
         """
         return _Asking(self, work).answers()
@@ -119,12 +124,12 @@ class KeptPool:
         """Take in what the keeper says of the pool.
 
         Raises:
-            EngineStartError, EngineKeepsDyingError: what ended all work.
+            EngineStartError, EngineKeepsDyingError, PoolBrokenError: what ended all work.
         """
         self.engine_name, self.load, self.gpus = answers.engine_name or self.engine_name, answers.load, answers.gpus
         if answers.error is not None:
             kind, message = answers.error
-            raise _ERRORS[kind](message)
+            raise _ERRORS.get(kind, PoolBrokenError)(message if kind in _ERRORS else f"{kind}: {message}")
 
     def rejoin(self) -> None:
         """Take a place again after the keeper died, or forgot this caller."""
@@ -189,20 +194,20 @@ class _Asking:
         self._deaths = 0
 
     def answers(self) -> Iterator[Done]:
-        """Every answer, once; the first exchange only asks for how much there is room."""
-        exchange = self._pool.exchange([], 0)
+        """Every answer, once; the first exchanges only wait for engines, and ask how much there is room for."""
+        exchange = self._pool.exchange([], 1)
         while exchange is not None:
             try:
                 came: Answers = ray.get(exchange)
-            except (RayActorError, NotACallerError) as error:
+            except (RayActorError, NotACallerError, ObjectLostError) as error:
                 self._bury(error)
-                exchange = self._pool.exchange([], 0)
+                exchange = self._pool.exchange([], 1)
                 continue
             self._pool.note(came)
             for done in came.done:
                 del self._held[done.work_id]
             self._deaths = 0 if came.done else self._deaths
-            exchange = self._begin(came.room)
+            exchange = self._begin(came.room) if came.is_open else self._pool.exchange([], 1)
             yield from came.done
 
     def _begin(self, room: int) -> Any:
@@ -237,6 +242,7 @@ class _Asking:
             raise EngineKeepsDyingError(f"pool {self._pool.name} was lost {self._deaths} times: {last_line(error)}")
         self._again = deque(self._held.values())
         self._held.clear()
+        self._pool.leave()  # where it is only the answer that is lost, the keeper drops what was asked
         self._pool.rejoin()
 
 
@@ -249,8 +255,8 @@ def listed_pools() -> list[PoolStatus]:
     for keeper in _keepers().values():
         try:
             found.append(ray.get(keeper.status.remote(), timeout=STATUS_SECONDS))
-        except (RayActorError, GetTimeoutError):
-            continue  # it ended meanwhile, or its node is lost
+        except (RayActorError, RayTaskError, GetTimeoutError):
+            continue  # it ended meanwhile, or its node is lost, or it cannot say
     return sorted(found, key=lambda one: -(one.idle_seconds or -1.0))
 
 
@@ -306,7 +312,9 @@ def _free(name: str, kinds: tuple[str, ...]) -> float:
     if not kinds:
         return ray.available_resources().get(name, 0.0)
     labelled = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Labels"].get(GPU_KIND) in kinds]
-    free = available_resources_per_node()
+    # A client of a cluster cannot ask this itself, so a process of the cluster does.
+    asked: Any = ray.remote(num_cpus=0)(available_resources_per_node)
+    free: dict[str, dict[str, float]] = ray.get(asked.remote())
     return sum(free.get(node, {}).get(name, 0.0) for node in labelled)
 
 

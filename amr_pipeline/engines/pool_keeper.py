@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
@@ -41,6 +40,7 @@ class Answers:
 
     Attributes:
         done: what finished for it.
+        is_open: whether engines with its weights were ready; before, it hands nothing over.
         room: pieces of work that it may hand over now.
         engine_name: engine and version; "" before the first is ready.
         load: how full the pool is.
@@ -49,6 +49,7 @@ class Answers:
     """
 
     done: list[Done]
+    is_open: bool
     room: int
     engine_name: str
     load: PoolLoad
@@ -78,11 +79,16 @@ class PoolStatus:
 
 @dataclass(kw_only=True)
 class _Caller:
-    """Who asks: what it handed over and waits for, and what is ready for it."""
+    """Who asks: what it handed over and waits for, and what is ready for it.
+
+    Attributes:
+        waits: for engines to be ready with its weights; None before it first asked.
+    """
 
     label: str
     weights: str | None
     heard: float
+    waits: bool | None = None
     asked: deque[Work] = field(default_factory=deque)
     in_flight: set[str] = field(default_factory=set)
     done: list[Done] = field(default_factory=list)
@@ -115,7 +121,7 @@ class PoolKeeper:
         self._error: tuple[str, str] | None = None
         self._is_leaving = False
         self._me = ray.get_runtime_context().current_actor
-        self._loop = ThreadPoolExecutor(1).submit(self._keep)
+        threading.Thread(target=self._keep, name=f"keeper of {name}", daemon=True).start()
 
     # ------------------------------------------------------------------------------------------------ asked by callers
 
@@ -131,6 +137,8 @@ class PoolKeeper:
     def exchange(self, caller: str, new: list[Work], at_least: int, seconds: float) -> Answers:
         """Take new work, then wait until `at_least` pieces are done, or `seconds` are over and hand back what is.
 
+        A caller's first exchange makes engines start, and ends when they are ready.
+
         Raises:
             NotACallerError: it must join (again) before it asks.
         """
@@ -140,9 +148,11 @@ class PoolKeeper:
                 raise NotACallerError(f"pool {self._name} does not know this caller, or has given it up")
             one.heard = time.monotonic()
             one.asked += [replace(item, work_id=f"{caller}/{item.work_id}") for item in new]
+            was_waiting = one.waits = one.waits is None or one.waits
             self._changed.notify_all()
             while len(one.done) < at_least and self._error is None and (left := deadline - time.monotonic()) > 0:
-                self._look()
+                if one.waits != was_waiting:
+                    break
                 self._changed.wait(min(left, LOOK_SECONDS))
                 one.heard = time.monotonic()
             done, one.done = one.done, []
@@ -162,7 +172,6 @@ class PoolKeeper:
     def status(self) -> PoolStatus:
         """The pool as a list shows it."""
         with self._changed:
-            self._look()
             now = time.monotonic()
             return PoolStatus(
                 name=self._name,
@@ -184,17 +193,34 @@ class PoolKeeper:
     # ----------------------------------------------------------------------------------------------------- its own loop
 
     def _keep(self) -> None:
-        """Serve callers until there has been none for long, then end this actor."""
-        while self._wait_for_work():
-            try:
-                self._pool.open()
-                self._pool.use_weights(self._weights)
-                for done in self._pool.run(self._source()):
-                    self._hand_over(done)
-            except (EngineStartError, EngineKeepsDyingError) as error:
-                self._fail(error)
-        self._pool.close()
-        ray.kill(self._me)
+        """Serve callers until there has been none for long, then end this actor; it ends too if this breaks."""
+        try:
+            while self._wait_for_work():
+                self._serve()
+        finally:
+            self._pool.close()
+            ray.kill(self._me)
+
+    def _serve(self) -> None:
+        """Do what callers with the chosen weights ask, until none of them asks anything."""
+        try:
+            self._pool.open()
+            self._pool.use_weights(self._weights)
+            self._say_ready()
+            for done in self._pool.run(self._source()):
+                self._hand_over(done)
+        except (EngineStartError, EngineKeepsDyingError) as error:
+            self._fail(error)
+        except Exception as error:  # every caller raises it: here it would end a thread, and nobody would know
+            log.exception("pool %s", self._name)
+            self._fail(error)
+
+    def _say_ready(self) -> None:
+        with self._changed:
+            for one in self._callers.values():
+                if one.weights == self._weights:
+                    one.waits = False
+            self._changed.notify_all()
 
     def _wait_for_work(self) -> bool:
         """Wait until somebody wants something, and choose whose weights are next; False: it is time to go."""
@@ -215,7 +241,7 @@ class PoolKeeper:
 
     def _with_work(self) -> Iterator[_Caller]:
         """Callers that wait for something to begin, in the order they came."""
-        return (one for one in list(self._callers.values()) if one.asked)
+        return (one for one in list(self._callers.values()) if one.asked or one.waits)
 
     def _source(self) -> Iterator[Work | None]:
         """Work of all callers of the present weights, in turns; None where none of them has any now.
@@ -230,7 +256,7 @@ class PoolKeeper:
                 for one in self._callers.values():
                     if one.weights == self._weights:
                         served.append(one)
-                    elif one.asked:
+                    elif one.asked or one.waits:
                         break
                 item = None
                 for one in islice(cycle(served), turn, turn + len(served)) if served else ():
@@ -268,21 +294,13 @@ class PoolKeeper:
         wanted = 2 * BATCHES_IN_FLIGHT * max(places, self._pool.settings.sequences) // sharing
         return Answers(
             done=done,
+            is_open=one.waits is False,
             room=max(0, max(1, wanted) - len(one.asked) - len(one.in_flight)),
             engine_name=self._pool.engine_name,
             load=load,
             gpus=self._pool.gpus / sharing,
             error=self._error,
         )
-
-    def _look(self) -> None:
-        """Raise what ended the loop, if anything did: a defect of this module that callers must see.
-
-        Raises:
-            Exception: whatever it was.
-        """
-        if self._loop.done():
-            self._loop.result()
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -127,7 +127,8 @@ class EngineTime:
     counts as one token, since an engine looked at it.
 
     Args:
-        gpus: GPUs that the engines hold together; asked when the clock starts, since they are there by then.
+        gpus: GPUs that the engines hold together; asked at every reading, since a pool grows and shrinks. Until the
+            next reading that number counts.
         clock: seconds, monotonic.
     """
 
@@ -203,6 +204,7 @@ class EngineTime:
             self._seconds += seconds
             self._gpu_seconds += seconds * self._gpus
             self._unticked += seconds * self._gpus
+            self._gpus = self._ask_gpus()
 
 
 Asked = TypeVar("Asked")

@@ -7,10 +7,11 @@ import pytest
 
 from amr_pipeline.engines import engine_pools
 from amr_pipeline.engines.engine_pools import EnginePools, PoolSize
+from amr_pipeline.engines.engine_replicas import Pool
 from amr_pipeline.engines.model_folders import folder_digest, model_address
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest, ScoringRequest
 from amr_pipeline.studies.micro import REVISIONS, STUDY, WEIGHTS
-from amr_pipeline.studies.study import Scorer
+from amr_pipeline.studies.study import Distiller, Scorer
 from amr_pipeline.verdicts.verifier import JudgeRequest
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(2400)]
@@ -109,17 +110,22 @@ def test_kinds_of_gpu_are_of_a_distiller_by_name_and_of_all_other_models(
         assert [pools._known_settings(row).gpu_kinds for row in rows] == [("H100", "H200"), ("L4",), ("L4",), ()]
 
 
-def test_gpus_held_are_those_of_all_engines_and_none_where_there_is_none(
+def test_gpus_held_are_those_of_all_engines_and_none_while_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     has = {"GPU": 8.0}
     monkeypatch.setattr(engine_pools, "ensure_ray", lambda address: None)
     monkeypatch.setattr(engine_pools.ray, "cluster_resources", lambda: has)
-    pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, size=PoolSize(fewest=3, most=3))
-    assert pools.gpus_held(replace(STRONG, gpus_per_replica=0.5)) == 1.5
+    monkeypatch.setattr(Pool, "_start", lambda pool, replica: None)
+    monkeypatch.setattr(Pool, "_wait_for", lambda pool, replica: None)
+
+    def held(row: Distiller) -> float:
+        pools = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, size=PoolSize(fewest=3, most=3))
+        assert pools.gpus_held(row) == 0.0
+        with pools._pool(row):
+            return pools.gpus_held(row)
+
     sharded = replace(STRONG, gpus_per_replica=4, tensor_parallel_size=2, pipeline_parallel_size=2)
-    assert pools.gpus_held(sharded) == 12.0
-    assert pools.gpus_held(STRONG) == 0.0
+    assert [held(row) for row in (replace(STRONG, gpus_per_replica=0.5), sharded, STRONG)] == [1.5, 12.0, 0.0]
     has.clear()
-    without = EnginePools(ray_address=None, cache=tmp_path, max_engines=1, size=PoolSize(fewest=3, most=3))
-    assert without.gpus_held(sharded) == 0.0
+    assert held(sharded) == 0.0

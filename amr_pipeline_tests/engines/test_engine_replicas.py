@@ -1,13 +1,18 @@
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from amr_pipeline.engines import engine_replicas
-from amr_pipeline.engines.engine_replicas import Pool, PoolSize
+from amr_pipeline.engines.engine_replicas import MOST_STARTS, Pool, PoolSize
 from amr_pipeline.engines.engine_stream import EngineKeepsDyingError, EngineStartError
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
@@ -20,6 +25,9 @@ class Scripted:
     def __init__(self, settings: EngineSettings) -> None:
         if settings.model == "does not start":
             raise ValueError("no such architecture")
+        if (left := Path(settings.model) / "failing starts").exists() and (number := int(left.read_text())):
+            left.write_text(str(number - 1))
+            raise ValueError("memory is not given back yet")
         self._weights = self._own = settings.model
         self._held: list[Work] = []
 
@@ -41,8 +49,13 @@ class Scripted:
             os._exit(9)
         if "bug" in asked:
             raise RuntimeError("the engine is in no known state")
+        for machine in filter(os.path.isabs, asked):
+            if not (died := Path(machine) / "died").exists():
+                died.touch()
+                os._exit(9)
+        most = len(self._held)
         ready, self._held = self._held[:at_least], self._held[at_least:]
-        text = f"{self._weights} {os.getpid()}"
+        text = f"{self._weights} {os.getpid()} {most}"
         return Exchanged(
             done=[
                 Done(work_id=work.work_id, text=text, finish_reason="stop", prompt_tokens=1, response_tokens=1)
@@ -88,7 +101,7 @@ def test_replicas_share_the_work_and_each_piece_is_answered_once(ray_cluster: No
     answers = list(both.run(work(1000)))
     both.close()
     assert sorted(done.work_id for done in answers) == sorted(f"w{index}" for index in range(1000))
-    assert len({done.text for done in answers}) == 2
+    assert len({done.text.split()[1] for done in answers}) == 2
 
 
 def test_what_kills_engines_is_found_among_many_and_set_aside(opened: Pool):
@@ -96,6 +109,88 @@ def test_what_kills_engines_is_found_among_many_and_set_aside(opened: Pool):
     assert len(answers) == 300
     assert {name for name, done in answers.items() if done.finish_reason == "error"} == {"w20", "w21", "w290"}
     assert "engines died of it" in answers["w20"].text
+
+
+def test_after_one_death_the_next_engine_is_filled_as_before(opened: Pool, tmp_path: Path):
+    answers = list(opened.run(work(300, _20=str(tmp_path))))
+    assert len(answers) == 300
+    assert (tmp_path / "died").exists()
+    assert {done.finish_reason for done in answers} == {"stop"}
+    assert max(int(done.text.split()[2]) for done in answers) > 100, "most engines die of their machine"
+
+
+def lame_after(tmp_path: Path, failing_starts: int, replicas: int = 1) -> Pool:
+    """A pool, its engines ready, of which one will die; so many starts in the place of dead ones fail."""
+    one = pool(str(tmp_path), replicas)
+    one.open()
+    (tmp_path / "failing starts").write_text(str(failing_starts))
+    return one
+
+
+def test_an_engine_that_does_not_start_in_a_dead_ones_place_is_tried_again(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine_replicas, "SECONDS_BETWEEN_STARTS", 0.2)
+    one = lame_after(tmp_path, failing_starts=MOST_STARTS - 1)
+    answers = list(one.run(work(60, _5=str(tmp_path))))
+    one.close()
+    assert {done.finish_reason for done in answers} == {"stop"}
+    assert len(answers) == 60
+
+
+def test_where_no_engine_starts_any_more_the_work_ends_and_the_pool_is_closed(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine_replicas, "SECONDS_BETWEEN_STARTS", 0.0)
+    one = lame_after(tmp_path, failing_starts=MOST_STARTS)
+    with pytest.raises(EngineStartError, match="memory is not given back"):
+        list(one.run(work(60, _5=str(tmp_path))))
+    assert one.replicas == []
+    one.open()
+    assert len(list(one.run(work(60)))) == 60
+    one.close()
+
+
+def test_engines_that_work_go_on_without_one_that_cannot_be_replaced(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine_replicas, "SECONDS_BETWEEN_STARTS", 0.0)
+    one = lame_after(tmp_path, failing_starts=MOST_STARTS, replicas=2)
+    answers = list(one.run(and_more(work(400, _5=str(tmp_path)), until=lambda: len(one.replicas) == 1)))
+    assert {f"w{index}" for index in range(400)} <= {done.work_id for done in answers}
+    assert len({done.work_id for done in answers}) == len(answers)
+    one.open()
+    assert len(one.replicas) == 2, "it is tried again when the pool is next used"
+    one.close()
+
+
+def and_more(pieces: list[Work], until: Callable[[], bool]) -> Iterator[Work]:
+    """These, and others until something is so."""
+    yield from pieces
+    deadline = time.monotonic() + 120
+    while not until():
+        assert time.monotonic() < deadline
+        yield Work(work_id=f"meanwhile {time.monotonic_ns()}", kind="write", messages=(("user", "?"),))
+        time.sleep(0.05)
+
+
+def test_what_an_engine_started_ends_with_it_however_it_ends(ray_cluster: None):
+    class Parent:
+        def __init__(self) -> None:
+            self.child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+            self.child.start()
+
+        def processes(self) -> tuple[int, int]:
+            assert self.child.pid is not None
+            return os.getpid(), self.child.pid
+
+    actor: Any = engine_replicas.ray.remote(num_cpus=0)(Parent).remote()
+    parent, child = engine_replicas.ray.get(actor.processes.remote())
+    os.kill(parent, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "vLLM's engine core would hold its GPU"
+        time.sleep(0.1)
 
 
 def test_the_only_piece_of_work_can_be_what_kills(opened: Pool):

@@ -7,11 +7,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectLostError
 
 from amr_pipeline.engines import engine_stream, engine_work
 from amr_pipeline.engines.engine_replicas import Pool, PoolSize
 from amr_pipeline.engines.engine_stream import BATCHES_IN_FLIGHT, Replica
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
+
+LOST_NODE = ObjectLostError("ab" * 28, None, "")
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Stub:
 
     limit: int = 4
     speed: int = 2
+    dies_of: str | None = None
     held: list[Work] = field(default_factory=list)
     most_held: int = 0
     finished: int = 0
@@ -42,8 +46,12 @@ class Stub:
     def forget(self) -> Call:
         return Call(self.held.clear)
 
-    def _exchange(self, new: list[Work], at_least: int, seconds: float, give_back: int) -> Exchanged:
+    def _exchange(
+        self, new: list[Work], at_least: int, seconds: float, give_back: int
+    ) -> "Exchanged | ObjectLostError":
         self.held += new
+        if any(one.work_id == self.dies_of for one in self.held):
+            return LOST_NODE
         self.most_held = max(self.most_held, len(self.held))
         ready, self.held = self.held[: self.speed], self.held[self.speed :]
         self.finished += len(ready)
@@ -72,6 +80,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[Stub]:
 
         @staticmethod
         def get(answer: Any) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
             return answer
 
     def start(pool: Pool, replica: Replica) -> None:
@@ -115,6 +125,45 @@ def test_what_a_slow_engine_has_not_begun_goes_to_one_with_room(stubs: list[Stub
     assert sorted(done.work_id for done in answers) == sorted(one.work_id for one in work(2 * slow_alone))
     assert slow.finished < slow_alone, "it was given half, and kept what it had begun"
     assert fast.finished > slow_alone
+
+
+def test_while_another_engine_loads_to_clear_up_a_death_the_others_work_on(
+    stubs: list[Stub], monkeypatch: pytest.MonkeyPatch
+):
+    deaths = count(1)
+
+    def restart(pool: Pool, replica: Replica) -> None:
+        replica.actor = Stub(limit=2, dies_of="w0")
+        replica.starting = None if next(deaths) == 1 else Loading(pool)
+
+    def arrive(pool: Pool, replica: Replica) -> None:
+        replica.starting = None
+
+    class Loading:
+        """It is ready when nobody else has anything to do."""
+
+        def __init__(self, pool: Pool) -> None:
+            self.pool = pool
+
+        @property
+        def is_ready(self) -> bool:
+            return not any(one.exchange is not None for one in self.pool.replicas)
+
+    def wait(events: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        ready = [event for event in events if not isinstance(event, Loading) or event.is_ready]
+        return ready[:1], [event for event in events if event is not ready[0]]
+
+    monkeypatch.setattr(Pool, "restart", restart)
+    monkeypatch.setattr(Pool, "arrive", arrive)
+    monkeypatch.setattr(engine_stream.ray, "wait", wait)
+    pool = opened(fewest=2, most=2)
+    for one in stubs:
+        one.limit, one.dies_of = 2, "w0"
+    monkeypatch.setattr(engine_work, "CPU_SEQUENCES", 2)
+    answers = list(pool.run(work(200)))
+    assert sorted(done.work_id for done in answers) == sorted(one.work_id for one in work(200))
+    assert [done.work_id for done in answers if done.finish_reason == "error"] == ["w0"]
+    assert answers[-1].work_id == "w0", "whether it was the machine is clear last, and nobody waited for that"
 
 
 def test_work_that_pauses_is_waited_for_while_anything_is_in_flight(stubs: list[Stub]):

@@ -12,7 +12,15 @@ from amr_pipeline.engines import kept_pools
 from amr_pipeline.engines.engine_replicas import PoolSize
 from amr_pipeline.engines.engine_stream import EngineStartError
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
-from amr_pipeline.engines.kept_pools import KeptPool, kept_pool, listed_pools, make_room, stop_idle_pools, stop_pool
+from amr_pipeline.engines.kept_pools import (
+    KeptPool,
+    PoolBrokenError,
+    kept_pool,
+    listed_pools,
+    make_room,
+    stop_idle_pools,
+    stop_pool,
+)
 from amr_pipeline.engines.pool_keeper import NotACallerError
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
@@ -24,6 +32,8 @@ class Named:
     def __init__(self, settings: EngineSettings) -> None:
         if settings.model.startswith("broken"):
             raise ValueError("no such architecture")
+        if settings.model == "large":
+            time.sleep(2)
         self._weights = self._own = settings.model
         self._held: list[Work] = []
 
@@ -40,6 +50,9 @@ class Named:
         self._held += new
         if any(work.messages[0][1] == "slowly" for work in self._held):
             time.sleep(0.05)
+        if any(work.messages[0][1] == "strangely" for work in self._held):
+            strange = Done(work_id="nobody's", text="", finish_reason="stop", prompt_tokens=1, response_tokens=1)
+            return Exchanged(done=[strange], load=Load(running=0, waiting=0, limit=8))
         ready, self._held = self._held[:at_least], self._held[at_least:]
         text = f"{self._weights} {os.getpid()}"
         return Exchanged(
@@ -130,6 +143,28 @@ def test_every_caller_learns_why_no_engine_starts_and_the_next_one_tries_again(c
     for _ in range(2):
         with kept_pool(pool("broken"), "a run", None) as joined, pytest.raises(EngineStartError, match="architecture"):
             list(joined.run(work(3)))
+
+
+def test_a_defect_in_the_keeper_reaches_its_callers_and_the_pool_is_usable_again(cluster: None):
+    with kept_pool(pool("own"), "a run", None) as joined, pytest.raises(PoolBrokenError, match=r"KeyError.*nobody's"):
+        list(joined.run(work(3, "strangely")))
+    until(lambda: not listed_pools()[0].callers)
+    assert len(answers(pool("own"), 3)) == 1
+
+
+def test_no_work_is_taken_before_engines_are_ready(cluster: None):
+    """Else the clock of a run's engines would run while they load, and its number of GPUs be none."""
+    one = pool("large")
+    seen: list[tuple[str, int]] = []
+
+    def asked() -> Iterator[Work]:
+        for item in work(3):
+            seen.append((one.engine_name, one.load.engines if one.load else 0))
+            yield item
+
+    with kept_pool(one, "a run", None) as joined:
+        assert len(list(joined.run(asked()))) == 3
+    assert seen == [("named 1", 1)] * 3
 
 
 def test_a_caller_that_vanished_is_dropped_and_must_join_again(cluster: None):

@@ -93,6 +93,21 @@ def test_a_stopped_clock_counts_nothing_and_loses_nothing():
     assert engines.tick() == 10.0
 
 
+def test_gpus_that_come_and_go_count_while_they_are_there():
+    clock, held = Hand(), [0.0]
+    engines = EngineTime(lambda: held[0], clock)
+    engines.start()  # the pool says nothing yet
+    clock.now += 100
+    held[0] = 16.0
+    assert engines.tick() == 0.0
+    clock.now += 10
+    held[0] = 8.0
+    assert engines.tick() == 160.0
+    clock.now += 10
+    engines.wrote("a", 1)
+    assert engines.cost("a").gpu_seconds == 240.0
+
+
 def test_a_callable_is_timed_from_its_first_request_to_its_end():
     clock = Hand()
     engines = EngineTime(lambda: 1.0, clock)
