@@ -6,6 +6,7 @@ The rest of the deployment: `test_fault_matrix`.
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -146,3 +147,23 @@ def test_a_ray_head_killed_while_responses_are_written_costs_what_was_in_flight(
         f"| The head of the Ray cluster is killed | failure, success | after one more launch | {ended:.0f} s | {wasted} | 0 |"
     )
     assert 0 <= wasted <= IN_FLIGHT
+
+
+FREE = """
+import subprocess
+import sys
+from amr_pipeline.engines.kept_pools import _free
+from amr_pipeline.engines.ray_cluster import ensure_ray
+
+ensure_ray(sys.argv[1])
+print(_free("CPU", ()) > 0, _free("GPU", ("L4",)))
+"""
+
+
+def test_a_client_of_a_cluster_learns_what_is_free_on_nodes_of_a_kind(ray_head: tuple[Program, dict[str, str]]):
+    _, variables = ray_head
+    command = [sys.executable, "-W", "ignore", "-c", FREE, variables["AMR_RAY_ADDRESS"]]
+    asked = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert asked.stdout.split() == ["True", "0"], asked.stderr
