@@ -108,7 +108,7 @@ class Platform(dg.ConfigurableResource):
         if row.engine == "imported":
             from amr_pipeline.engines.imported_responses import imported_responses
 
-            return imported_responses(row, requests)
+            return imported_responses(row, requests, self.storage_options)
         return self.pools().generate(row, requests)
 
     def ask_server(
@@ -221,9 +221,16 @@ class Platform(dg.ConfigurableResource):
         if (address := alert_address()) is not None:
             send_alert(address, text)
 
-    def free_engines(self) -> None:
-        """End idle engines, so that training has the memory and cores."""
-        if engines_are_open():
+    def make_room_for_training(self, num_workers: int, gpus_per_worker: int) -> None:
+        """End idle engines, so that training has memory, cores and GPUs: all of this process, or what a cluster lacks.
+
+        Pools of an existing cluster, whoever made them, go only until that many workers could start.
+        """
+        if self.ray_address is not None:
+            from amr_pipeline.engines.training_workers import make_room_for_training
+
+            make_room_for_training(num_workers, gpus_per_worker=gpus_per_worker, ray_address=self.ray_address)
+        elif engines_are_open():
             self.pools().drop_all_idle()
 
     def folder(self, name: str) -> Path:

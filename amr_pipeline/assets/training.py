@@ -79,6 +79,11 @@ def waves(recipes: Sequence[TrainingRecipe]) -> Iterator[list[TrainingRecipe]]:
         left = [recipe for recipe in left if recipe not in ready]
 
 
+def workers_of(recipes: Sequence[TrainingRecipe]) -> tuple[int, int]:
+    """(workers, GPUs of each) of one group that trains recipes one after another: what the largest of them wants."""
+    return max(one.num_workers for one in recipes), max(one.gpus_per_worker for one in recipes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A recipe with everything its run is made from, read before it starts.
@@ -131,9 +136,12 @@ class Training:
         for sweep in sorted({recipe.sweep for recipe in recipes if recipe.sweep}):
             tracking.open_sweep(sweep)
         shares = [prepared[start :: self._platform.max_engines] for start in range(self._platform.max_engines)]
-        self._platform.free_engines()
-        with ThreadPoolExecutor(max_workers=len(shares)) as side_by_side:
-            for finished in [side_by_side.submit(self._share, share, tracking) for share in shares if share]:
+        groups = [(share, *workers_of([one.recipe for one in share])) for share in shares if share]
+        self._platform.make_room_for_training(
+            sum(workers for _, workers, _ in groups), max(gpus for _, _, gpus in groups)
+        )
+        with ThreadPoolExecutor(max_workers=len(groups)) as side_by_side:
+            for finished in [side_by_side.submit(self._share, *group, tracking) for group in groups]:
                 finished.result()
 
     def prepare(self, recipe: TrainingRecipe) -> Prepared:
@@ -161,14 +169,15 @@ class Training:
         job = self._job(recipe, model, revision, identity)
         return Prepared(recipe=recipe, fingerprints=fingerprints, subset=subset, job=job, rows=rows)
 
-    def _share(self, share: Sequence[Prepared], tracking: "MlflowRuns") -> None:
+    def _share(self, share: Sequence[Prepared], num_workers: int, gpus_per_worker: int, tracking: "MlflowRuns") -> None:
         from amr_pipeline.engines.deepspeed_training import prepare, train
 
         for one in share:
             prepare(one.job, one.rows)
         results = train(
             [one.job for one in share],
-            num_workers=max(one.recipe.num_workers for one in share),
+            num_workers=num_workers,
+            gpus_per_worker=gpus_per_worker,
             ray_address=self._platform.ray_address,
             say=progress_log.info,
         )

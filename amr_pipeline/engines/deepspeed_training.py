@@ -4,6 +4,7 @@ Several jobs can share one group of workers, because starting workers and import
 than a small run; each job still has its own folder, checkpoints, result and failure.
 """
 
+import itertools
 import os
 import shutil
 import threading
@@ -29,8 +30,11 @@ from amr_pipeline.engines.deepspeed_loop import (
 )
 from amr_pipeline.engines.model_folders import folder_digest, model_address
 from amr_pipeline.engines.ray_cluster import ensure_ray
+from amr_pipeline.engines.training_workers import gpus_here, trains_on_gpu
 from amr_pipeline.training.packing import PackedRows
 from amr_pipeline.training.rendering import ChatTokens, TextTokens
+
+SECONDS_BETWEEN_LOOKS, LOOKS_BETWEEN_WARNINGS = 10.0, 6
 
 MAX_FAILURES = 2
 """Worker groups that may die before a job counts as failed; each resumes from its last checkpoint."""
@@ -114,12 +118,19 @@ def prepare(job: TrainingJob, rows: PackedRows) -> None:
 
 
 def train(
-    jobs: Sequence[TrainingJob], *, num_workers: int, ray_address: str | None, say: Callable[[str], object]
+    jobs: Sequence[TrainingJob],
+    *,
+    num_workers: int,
+    gpus_per_worker: int = 1,
+    ray_address: str | None,
+    say: Callable[[str], object],
 ) -> list[TrainingResult]:
     """Run jobs one after another in one group of workers, and read their results; finished jobs are not run again.
 
     A killed worker is replaced and resumes from the last checkpoint. If this process dies, calling again resumes. A
     finished job whose export is damaged is trained anew. A job that fails does not keep the ones after it waiting.
+    Without `gpus_per_worker`, and on a private cluster without GPUs, it runs on CPU. GPUs that an existing cluster does
+    not have now are waited for, and `say` hears of it.
 
     Raises:
         TrainingError: workers of a job died too often, or it cannot be trained; raised when all others are done.
@@ -129,7 +140,7 @@ def train(
     cause: Exception | None = None
     while left:
         try:
-            _fit(left, num_workers, ray_address, say)
+            _fit(left, num_workers, gpus_per_worker, ray_address, say)
         except ray.train.TrainingFailedError as error:
             # Workers take the jobs in order, so the first without a result is the one that failed.
             stuck = next((at for at, job in enumerate(left) if not (Path(job.folder) / RESULT).exists()), None)
@@ -148,12 +159,18 @@ def train(
     return [result_of(job) for job in jobs]
 
 
-def _fit(jobs: Sequence[TrainingJob], num_workers: int, ray_address: str | None, say: Callable[[str], object]) -> None:
+def _fit(
+    jobs: Sequence[TrainingJob],
+    num_workers: int,
+    gpus_per_worker: int,
+    ray_address: str | None,
+    say: Callable[[str], object],
+) -> None:
     """One group of Ray Train workers over jobs."""
     ensure_ray(ray_address)
     if ray_address is None:  # nobody drains the only node of a private cluster; looking out for it takes a process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    on_gpu = bool(ray.cluster_resources().get("GPU"))
+    on_gpu = trains_on_gpu(gpus_per_worker, ray_address=ray_address, gpus_here=gpus_here())
     name, storage = f"amr-{uuid.uuid4().hex[:8]}", Path(jobs[0].folder).parent / ".ray-train"
     trainer = TorchTrainer(
         worker_loop,
@@ -168,11 +185,11 @@ def _fit(jobs: Sequence[TrainingJob], num_workers: int, ray_address: str | None,
             name=name,
             storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env={"env_vars": _worker_environment(on_gpu)},
+            worker_runtime_env={"env_vars": _worker_environment(jobs, on_gpu)},
         ),
     )
     try:
-        with _saying_progress(jobs, say):
+        with _saying_progress(jobs, num_workers if on_gpu else 0, say):
             trainer.fit()
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)  # Ray Train's own notes; a job's folder has all that counts
@@ -219,25 +236,31 @@ def result_of(job: TrainingJob) -> TrainingResult:
     )
 
 
-def _worker_environment(on_gpu: bool) -> dict[str, str]:
-    shared = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
-    if on_gpu:
-        return shared
-    return {
-        **shared,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
-    }
+def _worker_environment(jobs: Sequence[TrainingJob], on_gpu: bool) -> dict[str, str]:
+    environment = {"TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
+    if all(Path(job.model).is_dir() for job in jobs):
+        environment["HF_HUB_OFFLINE"] = "1"
+    if not on_gpu:
+        environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return environment
 
 
 @contextmanager
-def _saying_progress(jobs: Sequence[TrainingJob], say: Callable[[str], object]):
-    """Say where the running job is, every ten seconds, from the file its first worker keeps."""
+def _saying_progress(jobs: Sequence[TrainingJob], gpus: int, say: Callable[[str], object]):
+    """Say where the running job is, every ten seconds, from the file its first worker keeps.
+
+    While the cluster has fewer than the `gpus` that its workers ask for together, that is said instead, each minute.
+    """
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(10.0):
+        for looks in itertools.count():
+            if ended.wait(SECONDS_BETWEEN_LOOKS):
+                return
+            if gpus and (here := gpus_here()) < gpus:
+                if looks % LOOKS_BETWEEN_WARNINGS == 0:
+                    say(f"training waits for {gpus} GPUs, one for each worker; the cluster has {here:g} now")
+                continue
             running = next((job for job in jobs if not (Path(job.folder) / RESULT).exists()), None)
             live = read_json(Path(running.folder) / LIVE) if running else None
             if running and live:

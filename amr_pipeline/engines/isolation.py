@@ -33,6 +33,7 @@ START_SECONDS = 30.0
 COMPLAINT_SECONDS = 2.0
 """Longest that the last words of a nursery are waited for: what outlives it holds their pipe open."""
 
+_LIMIT_OF_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 _FIRST_USER, _USERS = 60_000, 5_000
 _FOLDER = "amr-box-"
 _slots = itertools.count()
@@ -48,10 +49,18 @@ class Means:
 
     Attributes:
         groups: where control groups are made, or None for limits per process.
+        limits_user_namespaces: whether the kernel counts user namespaces in a box, or seccomp alone denies them.
     """
 
     isolation: Isolation
     groups: Cgroups | None
+    limits_user_namespaces: bool = True
+
+    def __str__(self) -> str:
+        """As verdicts name it."""
+        return str(self.isolation) + (
+            "" if self.limits_user_namespaces else ", user namespaces denied by seccomp alone"
+        )
 
     @property
     def has_namespaces(self) -> bool:
@@ -78,17 +87,26 @@ def missing_program() -> str | None:
 
 
 def candidates() -> Iterator[Means]:
-    """Ways to make boxes that this machine seems to have, strongest first."""
-    groups, filters = cgroups.detect(), architecture() is not None
+    """Ways to make boxes that this machine seems to have, strongest first.
+
+    Without the kernel's limit of user namespaces, none is without a filter: nothing else would deny them.
+    """
+    groups, filters, limited = cgroups.detect(), architecture() is not None, kernel_limits_user_namespaces()
     sweep_folders()
     if shutil.which("bwrap"):
         if filters and groups is not None:
-            yield Means(Isolation.BUBBLEWRAP_SECCOMP_CGROUP, groups)
+            yield Means(Isolation.BUBBLEWRAP_SECCOMP_CGROUP, groups, limited)
         if filters:
-            yield Means(Isolation.BUBBLEWRAP_SECCOMP, None)
-        yield Means(Isolation.BUBBLEWRAP_RLIMITS, None)
+            yield Means(Isolation.BUBBLEWRAP_SECCOMP, None, limited)
+        if limited:
+            yield Means(Isolation.BUBBLEWRAP_RLIMITS, None)
     if filters:
         yield Means(Isolation.LANDLOCK_SECCOMP, groups)
+
+
+def kernel_limits_user_namespaces() -> bool:
+    """Whether there is what `bwrap --disable-userns` sets; gVisor has none (google/gvisor#11210)."""
+    return _LIMIT_OF_USER_NAMESPACES.exists()
 
 
 def sweep_folders() -> None:
@@ -99,7 +117,7 @@ def sweep_folders() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def bubblewrap(filter_descriptor: int | None) -> list[str]:
+def bubblewrap(filter_descriptor: int | None, *, limits_user_namespaces: bool = True) -> list[str]:
     """The command line that puts what follows it into the outer box, in the launcher's own session and process group.
 
     `Nursery` makes both new: without a terminal, and so that one signal reaches launcher and child at any instant.
@@ -107,7 +125,8 @@ def bubblewrap(filter_descriptor: int | None) -> list[str]:
     return [
         "bwrap", "--unshare-user", "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv",
         # The only capability, over namespaces that hold nothing: to mount what each inner box has for itself.
-        "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN", "--disable-userns",
+        "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN",
+        *(("--disable-userns",) if limits_user_namespaces else ()),
         "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64",
         "--symlink", "usr/bin", "/bin", "--proc", "/proc", "--dev", "/dev",
         "--size", "4096", "--tmpfs", "/dev/shm", "--size", "4096", "--tmpfs", "/tmp",
@@ -156,7 +175,8 @@ class Nursery:
         if self.means.has_seccomp and machine is not None:
             inner = filter_program(machine, group_bound=not self.means.has_namespaces)
         nursery = Path(str(sandbox_nursery.__file__)).read_text()
-        box = bubblewrap(outer) if self.means.has_namespaces else []
+        limited = self.means.limits_user_namespaces
+        box = bubblewrap(outer, limits_user_namespaces=limited) if self.means.has_namespaces else []
         # Root gets users of its own for boxes: RLIMIT_NPROC counts per user and not at all for root.
         self.user = _FIRST_USER + (os.getpid() + 1009 * next(_slots)) % _USERS if os.getuid() == 0 else None
         return subprocess.Popen(

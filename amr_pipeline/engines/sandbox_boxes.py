@@ -219,7 +219,7 @@ def run_in_box(run: ProgramRun, nursery: Nursery) -> ProgramResult:
     except MemoryExhaustedError:
         return _all_failed(run, nursery, "memory_limit")
     except OverdueError:
-        return nothing_known(run, Cause.TIMEOUT, nursery.means.isolation)
+        return nothing_known(run, Cause.TIMEOUT, str(nursery.means))
 
 
 def _judge(run: ProgramRun, nursery: Nursery, first: dict[str, object]) -> ProgramResult:
@@ -278,14 +278,14 @@ def _judge_by_program(
     if frame["end"] == "broken":
         # The test program itself ran into a limit: that is no fault of the solution, whatever it answered.
         cause = Cause.TIMEOUT if frame.get("error") == "wall_limit" else Cause.TOO_COMPLEX
-        return nothing_known(run, cause, nursery.means.isolation)
+        return nothing_known(run, cause, str(nursery.means))
     passed = frame["end"] == "passed"
     reason = str(reply.get("failure") or frame.get("error", "failed"))[:200]
     return ProgramResult(
         run_id=run.run_id,
         answers=("passed",) if passed else (None,),
         failures=(None,) if passed else (reason,),
-        strength=str(nursery.means.isolation),
+        strength=str(nursery.means),
     )
 
 
@@ -345,17 +345,17 @@ def _result(run: ProgramRun, nursery: Nursery, replies: list[dict[str, Any]]) ->
         run_id=run.run_id,
         answers=tuple(answers),
         failures=tuple(reply.get("failure") for reply in replies),
-        strength=str(nursery.means.isolation),
+        strength=str(nursery.means),
     )
 
 
 def _all_failed(run: ProgramRun, nursery: Nursery, failure: str) -> ProgramResult:
     count = 1 if run.test_program is not None else len(run.calls) + len(run.inputs)
     return ProgramResult(
-        run_id=run.run_id, answers=(None,) * count, failures=(failure,) * count, strength=str(nursery.means.isolation)
+        run_id=run.run_id, answers=(None,) * count, failures=(failure,) * count, strength=str(nursery.means)
     )
 
 
 def nothing_known(run: ProgramRun, cause: Cause, strength: str = "") -> ProgramResult:
     """A result that says nothing about the program."""
-    return ProgramResult(run_id=run.run_id, answers=(), failures=(), cause=cause, strength=str(strength))
+    return ProgramResult(run_id=run.run_id, answers=(), failures=(), cause=cause, strength=strength)

@@ -53,6 +53,7 @@ FOR_MAKING_BOXES = frozenset({"mount", "capset"})
 
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*: NS, CGROUP, UTS, IPC, USER, PID, NET
+_NEW_USER_NAMESPACE = 0x10000000  # boxes are made without one, so it is denied to what makes them, too
 _EPERM, _ENOSYS = 1, 38
 _KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -80,7 +81,7 @@ def filter_program(machine: int, *, makes_boxes: bool = False, group_bound: bool
 
     Args:
         machine: audit architecture, from `architecture`.
-        makes_boxes: allow what making a box takes (mounts and namespaces) and deny the rest.
+        makes_boxes: allow what making a box takes (mounts, and namespaces but those of users) and deny the rest.
         group_bound: deny leaving the process group as well.
     """
     program = [
@@ -95,13 +96,12 @@ def filter_program(machine: int, *, makes_boxes: bool = False, group_bound: bool
         program += [_step(_JUMP_EQUAL, number, 0, 1), _step(_RETURN, _ERROR | _EPERM)]
     column = 0 if machine == X86_64 else 1
     program += [_step(_JUMP_EQUAL, _CLONE3[column], 0, 1), _step(_RETURN, _ERROR | _ENOSYS)]
-    if not makes_boxes:
-        program += [
-            _step(_JUMP_EQUAL, _CLONE[column], 0, 3),
-            _step(_LOAD, _FIRST_ARGUMENT_AT),  # the low half of the flags: no namespace has a bit in the high half
-            _step(_JUMP_ANY_BIT, _NEW_NAMESPACES, 0, 1),
-            _step(_RETURN, _ERROR | _EPERM),
-        ]
+    program += [
+        _step(_JUMP_EQUAL, _CLONE[column], 0, 3),
+        _step(_LOAD, _FIRST_ARGUMENT_AT),  # the low half of the flags: no namespace has a bit in the high half
+        _step(_JUMP_ANY_BIT, _NEW_USER_NAMESPACE if makes_boxes else _NEW_NAMESPACES, 0, 1),
+        _step(_RETURN, _ERROR | _EPERM),
+    ]
     return b"".join([*program, _step(_RETURN, _ALLOW)])
 
 

@@ -140,6 +140,7 @@ SWEEP = tuple(
         sweep="stage1-learning-rate",
         zero_stage=0,
         precision="fp32",
+        gpus_per_worker=0,
     )
     for label, rate in LEARNING_RATES.items()
 )
@@ -160,6 +161,7 @@ ANNEALING = TrainingRecipe(
     seed=1,
     zero_stage=0,
     precision="fp32",
+    gpus_per_worker=0,
 )
 
 STUDY = Study(

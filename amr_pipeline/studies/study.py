@@ -551,11 +551,10 @@ class TrainingRecipe:
     """One supervised fine-tuning run (DeepDistill 4.1).
 
     Attributes:
-        starts_from: `model@revision` folder or hub id, when `continues` is None.
-        continues: name of the training recipe whose checkpoint it starts from (Stage II).
+        starts_from, continues: `model@revision` folder or hub id, or a training recipe (Stage II); the other is None.
         sweep: runs that differ in one thing share this name; None for a run of its own.
-        sequence_tokens: length of a packed row, and the longest example kept.
-        batch_rows: rows of `sequence_tokens` per optimizer step over all workers.
+        sequence_tokens, batch_rows: length of a packed row, the longest example kept; rows per step over all workers.
+        gpus_per_worker: 0 trains on CPU, and so does 1 where a private Ray cluster has no GPU.
         warmup_ratio: share of the steps with a linearly rising rate; cosine to zero follows.
         benchmarks: names; empty means every scored benchmark of the study.
         evaluation_context_tokens: prompt and response together when the checkpoint is measured.
@@ -585,6 +584,7 @@ class TrainingRecipe:
     evaluation_context_tokens: int = 32_768
     micro_batch_rows: int = field(default=1, metadata=NOT_IDENTITY)
     num_workers: int = field(default=1, metadata=NOT_IDENTITY)
+    gpus_per_worker: Literal[0, 1] = field(default=1, metadata=NOT_IDENTITY)
 
 
 # ------------------------------------------------------------------------------------------------------------- study

@@ -6,6 +6,7 @@ import pytest
 from amr_pipeline.assets import resources
 from amr_pipeline.assets.deployment import deployment_from_environment
 from amr_pipeline.assets.resources import Platform
+from amr_pipeline.engines import training_workers
 from amr_pipeline.responses.prices import Prices, TokenPrice
 
 
@@ -38,6 +39,20 @@ def test_kinds_of_gpu_reach_the_engines(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(resources, "open_engines", lambda **named: opened.append(named))
     Platform.of(deployment_from_environment({"AMR_HOME": str(tmp_path), "AMR_GPU_KINDS": "L4,r1=H100/H200"})).pools()
     assert opened[0]["gpu_kinds"] == {"": ("L4",), "r1": ("H100", "H200")}
+
+
+def test_training_on_an_existing_cluster_gets_room_from_pools_that_this_process_did_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        training_workers, "make_room_for_training", lambda *sizes, **named: asked.append((*sizes, named))
+    )
+    shared = {"AMR_HOME": str(tmp_path), "AMR_RAY_ADDRESS": "ray-head:6379"}
+    Platform.of(deployment_from_environment(shared)).make_room_for_training(64, 1)
+    assert asked == [(64, {"gpus_per_worker": 1, "ray_address": "ray-head:6379"})]
+    Platform.of(deployment_from_environment({"AMR_HOME": str(tmp_path)})).make_room_for_training(64, 1)
+    assert len(asked) == 1, "nobody else has pools on a private cluster"
 
 
 FAR = {"AMR_HTTP_ENGINES": "r1-7b=https://api.example/v1, own=http://10.0.0.7:8000/v1"}

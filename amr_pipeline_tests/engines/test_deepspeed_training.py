@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ from amr_pipeline.sources import generated
 from amr_pipeline.studies.micro import WEIGHTS
 from amr_pipeline.training.packing import PackedRows, pack
 from amr_pipeline.training.rendering import Example, render
+from amr_pipeline_tests.engines.nodes import head_node
 
 pytestmark = pytest.mark.timeout(2700)
 
@@ -205,3 +208,55 @@ def test_a_damaged_export_is_trained_again(tmp_path: Path, ray_cluster: None):
     (again,) = train([one], num_workers=1, ray_address=None, say=print)
     assert again.digest == first.digest
     assert (again.checkpoint / "model.safetensors").stat().st_size > 1000
+
+
+WAITING = """
+import os, sys, threading, time
+import ray
+from amr_pipeline.engines import deepspeed_training
+from amr_pipeline.engines.deepspeed_loop import TrainingJob
+
+deepspeed_training.SECONDS_BETWEEN_LOOKS = 0.5
+address, folder = sys.argv[1:]
+job = TrainingJob(
+    name="t", identity="one", folder=folder + "/t", model=folder, revision=None, learning_rate=1e-3, warmup_ratio=0.0,
+    batch_rows=2, micro_batch_rows=1, adam_betas=(0.9, 0.95), weight_decay=0.0, gradient_clip=1.0, zero_stage=0,
+    precision="bf16", seed=1,
+)
+said = []
+def train():
+    deepspeed_training.train([job], num_workers=2, gpus_per_worker=1, ray_address=address, say=said.append)
+threading.Thread(target=train, daemon=True).start()
+groups, deadline = {}, time.monotonic() + 300
+while not (groups and said) and time.monotonic() < deadline:
+    time.sleep(0.2)
+    groups = ray.util.placement_group_table() if ray.is_initialized() else {}
+bundles = [sorted(one.items()) for group in groups.values() for one in group["bundles"].values()]
+print(said[:1], bundles, {group["state"] for group in groups.values()}, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.engines
+def test_training_waits_for_the_gpus_of_a_cluster_that_has_none_now_and_says_so(tmp_path: Path, free_port: int):
+    with head_node(tmp_path, free_port):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", WAITING, f"127.0.0.1:{free_port}", str(tmp_path)],
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    said = "training waits for 2 GPUs, one for each worker; the cluster has 0 now"
+    worker = [("CPU", 1.0), ("GPU", 1.0)]
+    assert done.stdout.splitlines()[-1:] == [f"{[said]} {[worker, worker]} {{'PENDING'}}"], done.stderr
+
+
+def test_workers_may_reach_a_hub_only_for_a_model_that_is_no_folder(tmp_path: Path):
+    here, elsewhere = job(tmp_path), replace(job(tmp_path), model="owner/model")
+    on_gpu, on_cpu = (deepspeed_training._worker_environment([here], on_gpu) for on_gpu in (True, False))
+    assert on_gpu["HF_HUB_OFFLINE"] == on_cpu["HF_HUB_OFFLINE"] == "1"
+    assert "DS_ACCELERATOR" not in on_gpu
+    assert on_cpu["DS_ACCELERATOR"] == "cpu"
+    assert "HF_HUB_OFFLINE" not in deepspeed_training._worker_environment([here, elsewhere], False)

@@ -71,6 +71,7 @@ def test_making_boxes_takes_three_calls_more_and_namespaces():
     program = filter_program(X86_64, makes_boxes=True)
     assert [decide(program, X86_64, number) for number in (165, 126)] == [ALLOW, ALLOW]
     assert decide(program, X86_64, 56, 0x20000000 | 17) == ALLOW
+    assert decide(program, X86_64, 56, 0x30000000 | 17) == EPERM, "a user namespace is in no box"
     assert [decide(program, X86_64, number) for number in (41, 101, 321, 308)] == [EPERM] * 4
 
 
