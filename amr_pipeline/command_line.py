@@ -117,24 +117,45 @@ def trace(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    as_json: AsJson = False,
+    run_memory: Annotated[
+        float | None, typer.Option(help="GiB that a run has, where runs do not happen on this machine")
+    ] = None,
+) -> None:
     """Look at the deployment: what is broken, what was wanted, what to do; exit code 1 where anything is broken."""
     from amr_pipeline.assets.doctor import Doctor
     from amr_pipeline.report.findings import findings_json, findings_text, is_broken
     from amr_pipeline.report.terminal_text import ascii_json
 
-    found = list(Doctor(os.environ).findings())
+    found = list(Doctor(os.environ, None if run_memory is None else int(run_memory * 2**30)).findings())
     _say(ascii_json(json.dumps(findings_json(found), indent=1)) if as_json else findings_text(found))
     if is_broken(found):
         raise typer.Exit(1)
 
 
 @app.command()
-def backfill(distiller: Annotated[str, typer.Argument(help="row name of the distiller")]) -> None:
-    """Generate what a distiller owes, then everything that follows, to the release."""
+def backfill(
+    distiller: Annotated[str, typer.Argument(help="row name of the distiller")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="begin without asking; nobody is asked without a terminal")
+    ] = False,
+) -> None:
+    """Forecast what a distiller owes, then generate it and everything that follows, to the release."""
+    from amr_pipeline.assets.forecast import forecast_text
     from amr_pipeline.assets.session import Session
+    from amr_pipeline.studies.study import StudyError
 
     with Session.open() as session:
+        try:
+            if not session.backfill_owes(distiller):
+                _say(f"Nothing is owed by {distiller}, nor by what follows from it.")
+                return
+        except StudyError as error:
+            raise typer.BadParameter(str(error)) from error
+        _say(forecast_text(session.study, session.platform, [distiller]))
+        if not yes and sys.stdin.isatty():
+            typer.confirm("Begin?", abort=True)
         session.backfill(distiller, say=_say)
 
 
@@ -196,7 +217,8 @@ def plan(
     from amr_pipeline.studies.plan import expected_queries
     from amr_pipeline.studies.plan import plan as plan_of
 
-    rows = load_study(study, deployment_from_environment().study_parameters)
+    deployment = deployment_from_environment()
+    rows = load_study(study, deployment.study_parameters, deployment.storage_options)
     expected = expected_queries(rows) if queries is None else queries
     if expected is None:
         raise typer.BadParameter("this study does not say how many queries to expect; give --queries")
@@ -219,7 +241,8 @@ def verify(
     from amr_pipeline.studies.loading import load_study
 
     deployment = deployment_from_environment()
-    rows = load_study(study, deployment.study_parameters).verifiers if study else DEFAULT_ROWS
+    named = load_study(study, deployment.study_parameters, deployment.storage_options) if study else None
+    rows = DEFAULT_ROWS if named is None else named.verifiers
     platform = Platform.of(deployment)
     try:
         counts = verify_file(

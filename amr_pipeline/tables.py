@@ -106,17 +106,8 @@ class Table:
 CATEGORIES = ("math", "code", "science", "instruction_following", "conversation")
 OUTCOMES = ("passed", "failed", "undecided")
 CAUSES = (
-    "timeout",
-    "crashed",
-    "sandbox_unavailable",
-    "judge_unavailable",
-    "judge_unparsed",
-    "judge_inconsistent",
-    "too_complex",
-    "no_reference",
-    "no_response",
-    "unsupported",
-    "malformed",
+    *("timeout", "crashed", "sandbox_unavailable", "judge_unavailable", "judge_unparsed", "judge_inconsistent"),
+    *("too_complex", "no_reference", "no_response", "unsupported", "malformed"),
 )
 FINISH_REASONS = ("stop", "length", "looping", "error")
 TIERS = ("trivial", "easy", "medium", "hard", "unsolved", "undecided")
@@ -200,6 +191,16 @@ ENGINE = Column(
     name="engine",
     dtype=pl.String,
     meaning="engine and version that wrote it; where seeds are drawn here, how, as 'vllm 0.29.0, draws 1'",
+)
+ATTEMPTS = Column(
+    name="attempts",
+    dtype=pl.Int32,
+    meaning="times it was asked in the run that brought it, until it was answered or set aside",
+    null="nobody counted: it was imported, or there was no count yet",
+    lowest=1,
+)
+LAST_FAILURE = Column(
+    name="last_failure", dtype=pl.String, meaning="why the last attempt in vain failed", null="none did"
 )
 PERPLEXITY = Column(
     name="perplexity",
@@ -385,11 +386,7 @@ RESPONSES = Table(
         DISTILLER_FINGERPRINT,
         PASS_INDEX,
         SEED,
-        TEXT,
-        FINISH_REASON,
-        PROMPT_TOKENS,
-        RESPONSE_TOKENS,
-        ENGINE,
+        *(TEXT, FINISH_REASON, PROMPT_TOKENS, RESPONSE_TOKENS, ENGINE, ATTEMPTS, LAST_FAILURE),
     ),
 )
 FREQUENT_NGRAMS = Table(

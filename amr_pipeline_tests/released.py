@@ -99,6 +99,8 @@ def _responses(judged: pl.DataFrame) -> pl.DataFrame:
         (pl.lit("<think>t</think><answer>") + HOSTILE + pl.lit("</answer>")).alias("text"),
         pl.lit("stop").alias("finish_reason"),
         pl.lit(5, dtype=pl.Int32).alias("prompt_tokens"),
+        pl.lit(1, dtype=pl.Int32).alias("attempts"),
+        pl.lit(None, dtype=pl.String).alias("last_failure"),
         pl.lit(100, dtype=pl.Int32).alias("response_tokens"),
         pl.lit("vllm 0.29.0").alias("engine"),
     )

@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -154,3 +155,57 @@ def test_collect_garbage_takes_old_files_that_no_commit_names(tmp_path: Path, mo
     assert "1 files removed" in result.output
     assert [path.name for path in parts.iterdir()] == ["young"]
     assert CliRunner().invoke(app, ["collect-garbage", "--older-than-hours", "0"]).exit_code == 2
+
+
+@pytest.fixture
+def answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImportedWorld:
+    """A distiller has answered two questions twice, and has a pass more now; the commands look at it."""
+    world = ImportedWorld(tmp_path)
+    world.change('DISTILLERS = ("one", "two")', 'DISTILLERS = ("one",)')
+    world.ask("Who first?", "Who second?")
+    world.answer("one", {"Who first?": ["a", "b", "c"], "Who second?": ["d", "e", "f"]})
+    world.materialize(assets=("raw_queries", "near_duplicates", "queries", "responses"))
+    world.change("NUM_PASSES = 2", "NUM_PASSES = 3")
+    for name, value in (("STUDY", world.file), ("HOME", tmp_path / "home"), ("PRICE_PER_GPU_HOUR", "2")):
+        monkeypatch.setenv(f"AMR_{name}", str(value))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
+    monkeypatch.delenv("AMR_STORAGE", raising=False)
+    return world
+
+
+def test_a_backfill_says_what_it_takes_before_it_begins_and_ends_where_nothing_is_owed(answered: ImportedWorld):
+    done = CliRunner().invoke(app, ["backfill", "one"])
+    assert done.exit_code == 0, done.output
+    forecast, walk = done.output.split("[1/", 1)
+    (row,) = [line.split() for line in forecast.splitlines() if line.startswith("one ")]
+    assert (row[2], row[-2:]) == ("2", ["0", "0.00"]), "two responses, and imported ones take nothing"
+    assert "Begin?" not in done.output, "nobody is there to answer"
+    assert "responses: 1 partition owed" in walk
+    assert answered.store.read("responses", "one|00").height == 6
+    again = CliRunner().invoke(app, ["backfill", "one"])
+    assert (again.exit_code, again.output) == (0, "Nothing is owed by one, nor by what follows from it.\n")
+    unknown = CliRunner().invoke(app, ["backfill", "nobody"])
+    assert (unknown.exit_code, "no distiller 'nobody'" in unknown.output) == (2, True)
+
+
+def at_a_terminal(*arguments: str, answer: str) -> tuple[int, str]:
+    """Exit code and output of `amr` whose standard input is a terminal at which somebody typed an answer."""
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, answer.encode())
+        command = [sys.executable, "-W", "ignore", "-m", "amr_pipeline.command_line", *arguments]
+        done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, check=False, timeout=300)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, done.stdout
+
+
+def test_at_a_terminal_a_backfill_asks_before_it_begins_and_broken_off_it_goes_on(answered: ImportedWorld):
+    code, said = at_a_terminal("backfill", "one", answer="n\n")
+    assert (code, "Begin? [y/N]" in said, "[1/" in said) == (1, True, False)
+    assert answered.store.read("responses", "one|00").height == 4
+    answered.materialize(assets=("responses",))
+    code, said = at_a_terminal("backfill", "one", "--yes", answer="")
+    assert (code, "Begin?" in said, "responses: nothing owed" in said) == (0, False, True)
+    assert answered.store.read("verdicts", "one|00").height == 6

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from amr_pipeline.assets.adaptive_passes import passes_due
 from amr_pipeline.assets.partitions import response_partition
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.report.cost_rows import forecast_rows
@@ -34,17 +35,19 @@ def forecast_text(study: Study, platform: Platform, names: Sequence[str] = ()) -
     store, chosen = platform.tables(), list(names) or [row.name for row in study.distillers]
     if strangers := sorted(set(chosen) - {row.name for row in study.distillers}):
         raise StudyError(f"study {study.name!r} has no distiller {', '.join(strangers)}; add its row first")
-    found = [one for name in chosen for one in forecast_of(study, platform, study.distiller(name))]
+    rows = [study.distiller(name) for name in chosen]
+    found = [one for row in rows for one in forecast_of(study, platform, row)]
     lines = [text_table(*forecast_rows(found))]
     lines.append(
         "Tokens are those of responses, with normal intervals of the sum to come, over queries; prompts are not in it."
     )
+    lines += [f"{row.name}: {_may_add(row.passes_policy.most)}" for row in rows if row.passes_policy is not None]
     if unknown := [shard for shard in study.shards if store.latest("queries", shard) is None]:
         lines.append(
             f"{len(unknown)} of {len(study.shards)} shards have no queries yet and are in no row; "
             "amr plan counts from the queries that the study expects."
         )
-    unpriced = [platform.prices().why_unpriced(study.distiller(name)) for name in chosen]
+    unpriced = [platform.prices().why_unpriced(row) for row in rows]
     lines += [f"Money is unknown where nothing says {missing}." for missing in dict.fromkeys(unpriced) if missing]
     if any(one.rate is None and one.gpu_seconds is None for one in found):
         lines.append("GPU-hours are unknown where no rate is measured: AMR_TOKENS_PER_GPU_SECOND sets one.")
@@ -56,19 +59,26 @@ def forecast_text(study: Study, platform: Platform, names: Sequence[str] = ()) -
 
 
 def forecast_of(study: Study, platform: Platform, row: Distiller) -> list[Forecast]:
-    """What one distiller owes, and what that takes, by category and in all."""
+    """What one distiller owes, and what that takes, by category and in all.
+
+    Under a policy of adaptive passes, what is due now: what that leaves open is due when it is judged.
+    """
     owed, history, cost = Counter[str](), dict[str, Lengths](), Cost()
     store, fingerprint = platform.tables(), row.distiller_fingerprint
     for shard in study.shards:
         queries = store.read("queries", shard, columns=["query_id", "category"], missing="empty")
         key = response_partition(row.name, shard)
         present = _present(store, key, fingerprint)
-        owed.update(num_owed(queries, present, row))
+        owed.update(num_owed(queries, present, row, passes_due(study, store, key)))
         for category, known in lengths(present).items():
             history[category] = history.get(category, Lengths()) + known
         if newest := store.latest_any("responses", key):
             cost += noted_cost(newest.notes, fingerprint)
     return forecast(row, owed, history, rate=_rate(platform, row, cost), prices=platform.prices())
+
+
+def _may_add(most: int) -> str:
+    return f"passes that are due now; its adaptive policy may add more once these are judged, up to {most} of a query."
 
 
 def _present(store: "TableStore", key: str, fingerprint: str) -> pl.DataFrame:

@@ -181,8 +181,7 @@ def materialize_owed(
             committed before it stays.
     """
     settle_abandoned_runs(instance)
-    graph = definitions.resolve_asset_graph()
-    known = [name for name in ORDER if name in assets and graph.has(dg.AssetKey(name))]
+    known = _known(definitions, assets)
     walk = _Walk(definitions=definitions, study=study, platform=platform, instance=instance, say=say)
     walked: list[Walked] = []
     for position, name in enumerate(known, start=1):
@@ -193,6 +192,24 @@ def materialize_owed(
         if not walked[-1].is_whole:
             break
     return walked
+
+
+def owes_anything(
+    definitions: dg.Definitions,
+    study: Study,
+    platform: Platform,
+    *,
+    assets: Sequence[str] = ORDER,
+    only: Sequence[str] | None = None,
+) -> bool:
+    """Whether `materialize_owed` would run anything."""
+    return any(_owed(study, platform, name, only) for name in _known(definitions, assets))
+
+
+def _known(definitions: dg.Definitions, assets: Sequence[str]) -> list[str]:
+    """Those of the assets that the study has, in pipeline order."""
+    graph = definitions.resolve_asset_graph()
+    return [name for name in ORDER if name in assets and graph.has(dg.AssetKey(name))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -317,9 +317,10 @@ def _references(row: Facts) -> Facts:
 def _response(row: Facts) -> Facts:
     names = (
         *("response_id", "query_id", "pass_index", "seed", "engine", "finish_reason", "prompt_tokens"),
-        *("response_tokens",),
+        *("response_tokens", "attempts", "last_failure"),
     )
-    return {name: row[name] for name in names} | {"characters": len(row["text"]), "text": _cut(row["text"])}
+    said = {name: row[name] for name in names if name in row}  # attempts of a checkpoint's responses are not counted
+    return said | {"characters": len(row["text"]), "text": _cut(row["text"])}
 
 
 def _problem(row: Facts) -> Facts:

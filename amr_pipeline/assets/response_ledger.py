@@ -46,7 +46,7 @@ LARGEST_PART, MANY_PARTS = 10_000, 100
 """Most responses of a part; and so many parts after which they come less and less often, because every commit record
 names all parts so far."""
 
-_SAID = ("text", "finish_reason", "prompt_tokens", "response_tokens", "engine")
+_SAID = ("text", "finish_reason", "prompt_tokens", "response_tokens", "engine", "attempts", "last_failure")
 
 
 class LedgerPage:
@@ -122,8 +122,8 @@ class LedgerPage:
         self._writer.append(frame)
 
     def _frame(self) -> pl.DataFrame:
-        names = ("response_id", *_SAID)
         schema = self._table.schema
+        names = [name for name in ("response_id", *_SAID) if name in schema]
         said = {name: [getattr(answer, name) for answer in self._fresh] for name in names}
         answers = pl.DataFrame(said, schema={name: schema[name] for name in names})
         rows = answers.join(self._owed, on="response_id", how="left", maintain_order="left")
@@ -140,6 +140,8 @@ class ResponseLedger:
     Args:
         budget: of the run, which every request draws from; None: no limit, or whoever answers keeps to it.
         gpus: GPUs that the engines hold, asked when they are there.
+        is_limited: whether the run may end before all is asked, because whoever answers keeps to a budget; one that
+            is given says so itself.
 
     Attributes:
         num_owed: responses that the partitions opened so far owed.
@@ -156,7 +158,9 @@ class ResponseLedger:
         *,
         budget: Budget | None = None,
         gpus: Callable[[], float] = lambda: 0.0,
+        is_limited: bool = False,
     ) -> None:
+        self._is_limited = is_limited or (budget is not None and budget.is_limited)
         self._study, self._store, self._row, self._done = study, store, study.distiller(name), done
         self._allowance, self._time = Allowance(budget or Budget(), self._row), EngineTime(gpus)
         self._lineage = Lineage(study, store)
@@ -198,7 +202,7 @@ class ResponseLedger:
         return self._peek() is not None and self._allowance.wait()
 
     def requests(self, progress: Progress | None = None) -> Iterator[GenerationRequest]:
-        """What is owed, in the order of partitions and queries; each partition is read when its turn comes.
+        """What is owed, in the order of partitions (`_ordered` in each); each is read when its turn comes.
 
         They end where the budget covers no more at the moment, and go on when called again (`may_ask`). The stop is
         here because every engine draws from here.
@@ -262,7 +266,7 @@ class ResponseLedger:
             ["query_id", "category", "pass_index", "distiller_fingerprint", "finish_reason", "response_tokens"]
         )
         due = owed_responses(queries, present, self._row, passes_due(self._study, self._store, key))
-        owed = longest_first(due, self._lengths(distiller_and_shard(key)[1], present))
+        owed = self._ordered(due, distiller_and_shard(key)[1], present)
         is_imported = self._row.engine == "imported"
         seeds = [None if is_imported else seed_of(identity) for identity in owed.get_column("response_id")]
         known = owed.select("response_id", "query_id", "category", "pass_index").with_columns(
@@ -283,6 +287,16 @@ class ResponseLedger:
         self._unopened.pop(key, None)
         self.num_owed += owed.height
         return page, owed
+
+    def _ordered(self, due: pl.DataFrame, shard: str, present: pl.DataFrame) -> pl.DataFrame:
+        """What is due in the order in which it is asked: longest first where all of it is.
+
+        Where a budget ends the run before, what came is to stand for what did not, as the forecast takes it; ids are
+        hashes, so their order is random.
+        """
+        if self._is_limited:
+            return due.sort("query_id", "pass_index")
+        return longest_first(due, self._lengths(shard, present))
 
     def _lengths(self, shard: str, present: pl.DataFrame) -> pl.DataFrame:
         """What is known of the lengths of a shard's responses: query_id, category and tokens of all that are stored."""

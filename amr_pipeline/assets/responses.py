@@ -242,6 +242,7 @@ class Distilling:
             filled.done,
             budget=self._budget if row.engine in ENGINES_HERE else None,
             gpus=lambda: self._platform.gpus_held(row),
+            is_limited=self._budget.is_limited,
         )
         if ledger.is_empty:
             return filled

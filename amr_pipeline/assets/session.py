@@ -14,7 +14,14 @@ import dagster as dg
 
 from amr_pipeline.assets.assembly import assemble
 from amr_pipeline.assets.deployment import Deployment, deployment_from_environment, study_of
-from amr_pipeline.assets.materialization import AFTER_RESPONSES, AFTER_VERDICTS, ORDER, Walked, materialize_owed
+from amr_pipeline.assets.materialization import (
+    AFTER_RESPONSES,
+    AFTER_VERDICTS,
+    ORDER,
+    Walked,
+    materialize_owed,
+    owes_anything,
+)
 from amr_pipeline.assets.open_engines import close_engines
 from amr_pipeline.assets.partitions import response_partition
 from amr_pipeline.assets.publication import progress_log
@@ -73,10 +80,17 @@ class Session:
         Raises:
             StudyError: the study has no such distiller.
         """
+        return self.materialize_owed(say=say, assets=AFTER_RESPONSES, only=self._partitions(distiller))
+
+    def backfill_owes(self, distiller: str) -> bool:
+        """Whether `backfill` would run anything; raises what it raises."""
+        keys = self._partitions(distiller)
+        return owes_anything(self.definitions, self.study, self.platform, assets=AFTER_RESPONSES, only=keys)
+
+    def _partitions(self, distiller: str) -> list[str]:
         if distiller not in {row.name for row in self.study.distillers}:
             raise StudyError(f"study {self.study.name!r} has no distiller {distiller!r}; add its row first")
-        keys = [response_partition(distiller, shard) for shard in self.study.shards]
-        return self.materialize_owed(say=say, assets=AFTER_RESPONSES, only=keys)
+        return [response_partition(distiller, shard) for shard in self.study.shards]
 
     def regrade(self, *, say: Say) -> list[Walked]:
         """Verdicts owed, and what follows from them; says which decided verdicts flipped."""

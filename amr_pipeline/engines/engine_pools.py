@@ -318,6 +318,8 @@ def _write(
             prompt_tokens=done.prompt_tokens,
             response_tokens=done.response_tokens,
             engine=pool.engine_name,
+            attempts=done.attempts,
+            last_failure=done.last_failure,
         )
 
 

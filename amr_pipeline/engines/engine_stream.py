@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from amr_pipeline.engines.engine_work import Done, Exchanged, Load, Work, refused
+from amr_pipeline.engines.engine_work import Done, Exchanged, Load, Work, after_failures, refused
 
 if TYPE_CHECKING:
     from amr_pipeline.engines.engine_replicas import Pool
@@ -57,6 +57,9 @@ SECONDS_FULL = 30.0
 PROBE_SECONDS = 1_800.0
 """Longest wait for an engine that is to answer a harmless question while another one has nothing to do: large models
 load for many minutes."""
+
+CAUSE_CHARACTERS = 200
+"""Kept of what a death came down to, with each response that it hit: Ray goes on at length."""
 
 PROBE = Work(work_id="probe", kind="write", messages=(("user", "Hello"),))
 
@@ -121,6 +124,7 @@ class Stream:
         self._alone: deque[Work] = deque()
         self._returned: deque[Work] = deque()
         self._deaths: Counter[str] = Counter()
+        self._causes: dict[str, str] = {}
         self._silent_deaths = 0
         self._is_drained = self._is_dry = False
         self._full_since: float | None = None
@@ -271,8 +275,11 @@ class Stream:
         if came.done and (accused := replica.accused) is not None:
             replica.accused = None
             number = self._deaths[accused.work_id]
-            return [refused(accused, f"{number} engines died of it, the last time alone")]
-        return came.done
+            aside = refused(accused, f"{number} engines died of it, the last time alone")
+            return [after_failures(aside, number - 1, self._causes.pop(accused.work_id))]
+        return [
+            after_failures(done, self._deaths[done.work_id], self._causes.pop(done.work_id, None)) for done in came.done
+        ]
 
     def _bury(self, replica: Replica, error: Exception) -> None:
         """Replace a dead engine, and see to what it held."""
@@ -292,6 +299,7 @@ class Stream:
             ) from error
         self._pool.restart(replica)
         self._deaths.update(item.work_id for item in victims)
+        self._causes |= {item.work_id: last_line(error)[:CAUSE_CHARACTERS] for item in victims}
         if len(victims) == 1 and self._deaths[victims[0].work_id] > 1:
             replica.accused = victims[0]
         elif len(victims) <= SUSPECTS_TOGETHER:

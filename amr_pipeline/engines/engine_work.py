@@ -6,7 +6,7 @@ describe work. Model output and queries are hostile: whatever a text holds, a pi
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Family = Literal["vllm", "transformers", "reward"]
@@ -82,7 +82,11 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What came of one piece of work; `perplexity` only for "read", `heads` only for "rate"."""
+    """What came of one piece of work; `perplexity` only for "read", `heads` only for "rate".
+
+    Attributes:
+        attempts: times it was asked, 1 where no engine died with it; `last_failure`: what the last death came down to.
+    """
 
     work_id: str
     text: str
@@ -91,6 +95,8 @@ class Done:
     response_tokens: int
     perplexity: float | None = None
     heads: tuple[float, ...] | None = None
+    attempts: int = 1
+    last_failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,11 @@ class Load:
     waiting: int
     limit: int
     kv_use: float | None = None
+
+
+def after_failures(done: Done, number: int, last: str | None) -> Done:
+    """The same, with attempts on top that were in vain before; `last`: why the last of them failed."""
+    return replace(done, attempts=done.attempts + number, last_failure=done.last_failure or last) if number else done
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Servers are hostile here: whatever status and bytes come, one `Reading` comes of them, and no text holds the key.
 
 Belongs here: statuses, fields, finish reasons, and the wording of what went wrong. Does not belong here: waiting and
-asking again (`http_engine`).
+asking again (`http_engine`), connections (`http_exchange`).
 """
 
 import json
@@ -96,6 +96,7 @@ class Failed:
         is_lost: tokens may have been paid for all the same.
         is_busy: the server does well and wants to be asked later.
         is_of_the_prompt: it may be this prompt that the server fails at each time.
+        is_unsent: the server never saw the prompt.
         pause_seconds: how long the server wants to be left alone, or None.
     """
 
@@ -103,6 +104,7 @@ class Failed:
     is_lost: bool = False
     is_busy: bool = False
     is_of_the_prompt: bool = False
+    is_unsent: bool = False
     pause_seconds: float | None = None
 
 

@@ -4,32 +4,29 @@ Requests are pulled as places come free and answers are handed on as they finish
 Exchanges go on in a thread of their own while the caller commits.
 
 What is tried again: lost connections, deadlines, 408, 409, 425, 429 and 5xx, with exponential waits of full jitter and
-after whatever pause the server asks for; eight times in a row, then the run ends. A busy server (429, 503) that
-answers others meanwhile is not counted. What is not: any other 4xx is this prompt's own error, and 401 to 405 end the
-run. Errors are stored for good, so none is taken for the prompt's before the server has answered something: a harmless
-question is asked where it has not, again after eight errors in a row, and after eight failures of one prompt (HTTP 500
-or an unreadable answer). A spent budget is no error: nothing more is asked, and the stream ends with what came.
+after whatever pause the server asks for. A busy server (429, 503) that answers others meanwhile is not counted. What is
+not: any other 4xx is this prompt's own error, and 401 to 405 end the run. Errors are stored for good, so none is taken
+for the prompt's before the server has answered something: a harmless question is asked where it has not, again after
+eight errors in a row, and after eight failures of one prompt. Where that question fails as often, the run ends; where
+it is answered, a prompt that goes on failing is an error (`_suspected`). A spent budget is no error: nothing more is
+asked, and the stream ends with what came.
 
-Belongs here: asking, waiting, giving up. Does not belong here: what an answer means (`http_answers`), pace and what is
-reserved (`http_limits`), addresses and keys (`assets.deployment`).
+Belongs here: asking, waiting, giving up. Does not belong here: one request (`http_exchange`), what an answer means
+(`http_answers`), pace and what is reserved (`http_limits`), addresses and keys (`assets.deployment`).
 """
 
 import asyncio
-import json
 import logging
 import queue
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from amr_pipeline.engines.engine_work import well_formed
 from amr_pipeline.engines.http_answers import (
     Answered,
     Ended,
@@ -38,10 +35,8 @@ from amr_pipeline.engines.http_answers import (
     Reading,
     Refused,
     cost_of,
-    hidden,
-    read_answer,
-    unreadable_size,
 )
+from amr_pipeline.engines.http_exchange import Exchange, payload_of, session
 from amr_pipeline.engines.http_limits import Draw, HttpEngineError, Pace
 from amr_pipeline.responses.budget import Budget, BudgetSpent
 from amr_pipeline.responses.generation import GeneratedResponse, GenerationRequest
@@ -54,24 +49,17 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 """A wait is drawn between 0 and a bound that doubles with every failure in a row."""
 
+MOST_ROUNDS = 3 * MOST_ATTEMPTS
+"""Times that a suspected prompt is asked by itself before nobody can tell."""
+
 LONGEST_PAUSE_SECONDS = 3_600.0
 """A server that wants to be left alone for longer ends the run."""
-
-CONNECT_SECONDS = 30.0
-ANSWER_SECONDS = 3_600.0
-"""A long response takes its time, and nothing comes before it is finished."""
-
-IDLE_CONNECTION_SECONDS = 4.0
-"""Kept open shorter than servers keep theirs (uvicorn: five seconds), so that no request meets a closing one."""
 
 TRUSTED_ERRORS = 8
 """Errors in a row that are taken for the prompts' own before a harmless question is asked."""
 
 BUDGET_LOOK_SECONDS = 0.2
 SECONDS_BETWEEN_WARNINGS = 60.0
-
-ANSWER_BYTES, BYTES_PER_TOKEN = 2**20, 256
-"""Longest answer that is read: so much, and so much more for every token asked for."""
 
 HARMLESS = (("user", "Hello"),)
 
@@ -110,21 +98,23 @@ class _Stopped(Exception):
 
 @dataclass
 class _Question:
-    """What is asked, and the prompt and response tokens that attempts without an answer may have cost."""
+    """What is asked, how often, why that failed last, and the tokens that lost answers may have cost."""
 
     payload: bytes
+    is_harmless: bool = False
+    attempts: int = 0
+    last_failure: str | None = None
     lost: tuple[int, int] = (0, 0)
 
 
 class _Run:
     """One caller's stream of requests to an address.
 
-    Methods without `async` but `_begin` and `_hand_over` are the caller's thread; all others are the loop's.
+    `answers`, `_stream` and `_live` are the caller's thread; all others are the loop's.
     """
 
     def __init__(self, engine: HttpEngine, row: Distiller, key: HttpKey | None, draw: Draw) -> None:
-        self._engine, self._row, self._key, self._hide, self._draws = engine, row, key, hidden(key), draw
-        self._most_bytes = ANSWER_BYTES + BYTES_PER_TOKEN * row.sampling.max_tokens
+        self._engine, self._row, self._key, self._draws = engine, row, key, draw
         self._finished: queue.SimpleQueue[GeneratedResponse | BaseException | None] = queue.SimpleQueue()
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._tasks: set[asyncio.Task[GeneratedResponse | None]] = set()
@@ -133,8 +123,6 @@ class _Run:
         self._answers = self._tokens = self._trust = 0
         self._failures, self._warned_at = 0, time.monotonic()
         self._draw = secrets.SystemRandom().uniform
-
-    # ------------------------------------------------------------------------------------------- the caller's thread
 
     def answers(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
         """Every answer, once; then the error that ended the run, if one did."""
@@ -183,15 +171,10 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- the loop
 
     async def _serve(self) -> None:
-        self._gate, self._probing = asyncio.Lock(), asyncio.Lock()
+        self._gate, self._probing, self._suspecting = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._stopping, self._leaving = asyncio.Event(), asyncio.Event()
-        async with aiohttp.ClientSession(
-            headers=_headers(self._key),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-            connector=aiohttp.TCPConnector(limit=self._engine.in_flight + 1, keepalive_timeout=IDLE_CONNECTION_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # a few bytes could become gigabytes
-        ) as self._http:
+        async with session(self._key, self._engine.in_flight + 1) as http:
+            self._exchange = Exchange(http, self._engine.url, self._row.sampling.max_tokens, self._key)
             self._loop.set_result(asyncio.get_running_loop())
             await self._leaving.wait()
             for task in self._tasks:
@@ -227,6 +210,8 @@ class _Run:
             engine=f"http {reading.model or self._engine.host}",
             lost_prompt_tokens=question.lost[0],
             lost_response_tokens=question.lost[1],
+            attempts=question.attempts,
+            last_failure=question.last_failure,
         )
 
     async def _until_told(self, question: _Question) -> Answered | Refused:
@@ -236,33 +221,72 @@ class _Run:
             HttpEngineError: it makes nothing of any.
         """
         reading = await self._until_read(question)
+        if isinstance(reading, Failed) and not reading.is_of_the_prompt:
+            # The server may have been away for everybody. Where it is back, nobody is to blame yet.
+            seen = self._answers
+            await self._ask_harmless(_in_a_row(reading), unless=lambda: self._answers > seen)
+            reading = await self._until_read(question)
         if isinstance(reading, Failed):
-            if not reading.is_of_the_prompt:
-                raise self._gone(f"{MOST_ATTEMPTS} attempts in a row failed, the last one with: {reading.reason}")
-            await self._ask_harmless(reading.reason, is_due=True)
-            return Refused(reason=f"{MOST_ATTEMPTS} attempts failed, while others are answered: {reading.reason}")
+            return await self._suspected(question, reading)
         if isinstance(reading, Refused):
-            await self._ask_harmless(reading.reason, is_due=False)
+            await self._ask_harmless(reading.reason, unless=lambda: self._trust > 0)
         return reading
 
-    async def _ask_harmless(self, reason: str, *, is_due: bool) -> None:
-        """Make sure that an error is the prompt's; without it where an answer came lately, unless it is due.
+    async def _suspected(self, question: _Question, failed: Failed) -> Answered | Refused:
+        """What becomes of a prompt that failed eight times: an error, once nothing but the prompt explains it.
+
+        Failures while others are answered are the prompt's, where a harmless question is answered at once. Others may
+        be the server's, or come of another prompt that breaks it for all. So suspects are asked one at a time, each
+        between two harmless questions; what is busy for them in eight such rounds is so for them alone.
+
+        Raises:
+            HttpEngineError: the server fails at harmless questions too.
+        """
+        if failed.is_of_the_prompt and await self._ask_harmless(_in_a_row(failed)):
+            return _set_aside(failed)
+        async with self._suspecting:
+            rounds = 0
+            for number in range(MOST_ROUNDS):
+                is_well = await self._ask_harmless(_in_a_row(failed))
+                is_well = is_well or await self._ask_harmless(_in_a_row(failed))
+                reading = await self._until_read(question, most=1)
+                if not isinstance(reading, Failed):
+                    return reading
+                await self._ask_harmless(reading.reason)
+                failed, rounds = reading, rounds + (is_well and not reading.is_unsent)
+                if rounds >= (MOST_ATTEMPTS if failed.is_busy else 1):
+                    return _set_aside(failed)
+                await self._sleep(self._draw(0, _bound(number)))
+        raise self._gone(
+            f"it fails too often at harmless questions to tell whether a prompt is to blame: {failed.reason}"
+        )
+
+    async def _ask_harmless(self, reason: str, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Make sure that the server answers something, unless that is known when its turn comes.
+
+        Returns:
+            Whether it did so at once, as far as it was asked.
 
         Raises:
             HttpEngineError: the server fails at a harmless question too.
         """
         async with self._probing:
-            if is_due or self._trust <= 0:
-                reading = await self._until_read(self._question(HARMLESS, 0))
+            harmless = replace(self._question(HARMLESS, 0), is_harmless=True)
+            if not unless():
+                reading = await self._until_read(harmless)
                 if not isinstance(reading, Answered):
                     raise self._gone(
                         f"a harmless question ends as badly ({reading.reason}) as a prompt did ({reason}); wanted a "
-                        "server that takes the row's model and sampling"
+                        "server that answers, and takes the row's model and sampling"
                     )
             self._trust -= 1
+            return harmless.attempts <= 1
 
-    async def _until_read(self, question: _Question) -> Answered | Refused | Failed:
-        """Ask until there is an answer; the last failure when as many came in a row as are borne."""
+    async def _until_read(self, question: _Question, most: int = MOST_ATTEMPTS) -> Answered | Refused | Failed:
+        """Ask until there is an answer; the last failure when as many came in a row as are borne.
+
+        It is of the prompt when all of them were: each either says so itself, or came while others were answered.
+        """
         failures, seen, is_of_the_prompt = 0, self._answers, True
         while True:
             reading = await self._attempt(question)
@@ -270,28 +294,32 @@ class _Run:
                 raise self._gone(f"{reading.reason}; AMR_HTTP_ENGINES and AMR_HTTP_KEY_<NAME> say whom to ask")
             if not isinstance(reading, Failed):
                 return reading
-            if reading.is_busy and self._answers > seen:
-                failures = 0
-            failures, seen = failures + 1, self._answers
-            is_of_the_prompt = is_of_the_prompt and reading.is_of_the_prompt
             self._warn(reading)
-            if failures >= MOST_ATTEMPTS:
-                return replace(reading, is_of_the_prompt=is_of_the_prompt)
+            question.last_failure = reading.reason
+            are_others_answered, seen = self._answers > seen, self._answers
+            failures = 1 if reading.is_busy and are_others_answered else failures + 1
+            is_met_alone = are_others_answered and not reading.is_busy and not reading.is_unsent
+            is_of_the_prompt = is_of_the_prompt and (reading.is_of_the_prompt or is_met_alone)
             if reading.pause_seconds is not None:
                 if reading.pause_seconds > LONGEST_PAUSE_SECONDS:
                     raise self._gone(f"it asks to be left alone for {reading.pause_seconds:,.0f} s ({reading.reason})")
                 self._engine.pace.pause(reading.pause_seconds)
-            bound = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (failures - 1))
-            await self._sleep(self._draw(0, bound))
+            if failures >= most:
+                return replace(reading, is_of_the_prompt=is_of_the_prompt)
+            await self._sleep(self._draw(0, _bound(failures - 1)))
+            if not question.is_harmless:
+                async with self._probing:  # what failed may be what breaks the server for the harmless question
+                    pass
 
     async def _attempt(self, question: _Question) -> Reading:
         """Ask once, when pace and budget allow it; what it cost is counted whatever comes."""
         most = self._draws.most(question.payload)
         likely = most[0] / 4 + (self._tokens / self._answers if self._answers else float(most[1]))
         await self._turn(most, likely)
+        question.attempts += 1
         used: tuple[int, int] | None = None
         try:
-            reading = await self._exchange(question.payload)
+            reading = await self._exchange.reading_of(question.payload)
             used = cost_of(reading)
         finally:
             self._draws.settle(question.payload, most, used)
@@ -318,36 +346,8 @@ class _Run:
                     return pace.take(likely)
                 wait = wait or BUDGET_LOOK_SECONDS
 
-    async def _exchange(self, payload: bytes) -> Reading:
-        """One request and what came back: the boundary where whatever the network does becomes a `Reading`."""
-        try:
-            async with self._http.post(self._engine.url, data=payload, allow_redirects=False) as answer:
-                read = bytearray()
-                async for piece in answer.content.iter_any():
-                    read += piece
-                    if len(read) > self._most_bytes:
-                        return unreadable_size(self._most_bytes)
-                return read_answer(answer.status, answer.headers, bytes(read), self._hide)
-        except aiohttp.ClientConnectorCertificateError:
-            return Ended(reason="its certificate cannot be verified")
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Failed(reason=f"no connection ({type(error).__name__})")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # Its text may hold headers, and with them the key.
-            return Failed(reason=f"the connection ended without an answer ({type(error).__name__})", is_lost=True)
-
     def _question(self, messages: tuple[tuple[str, str], ...], seed: int) -> _Question:
-        sampling = self._row.sampling
-        body: dict[str, object] = {
-            "model": self._row.model,
-            "messages": [{"role": well_formed(role), "content": well_formed(text)} for role, text in messages],
-            "seed": seed,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-        }
-        body |= {"top_k": sampling.top_k} if sampling.top_k else {}
-        return _Question(json.dumps(body, ensure_ascii=False).encode())
+        return _Question(payload_of(self._row, messages, seed))
 
     # -------------------------------------------------------------------------------------------------------- the end
 
@@ -383,7 +383,14 @@ class _Run:
             log.warning("%s: failure %d: %s", self._engine.name, self._failures, failed.reason)
 
 
-def _headers(key: HttpKey | None) -> dict[str, str]:
-    """What every request says of itself; compressed answers are not read."""
-    said = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-    return said | ({"Authorization": f"Bearer {key.text}"} if key else {})
+def _bound(number: int) -> float:
+    """Seconds that the wait after so many failures is drawn below."""
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**number)
+
+
+def _in_a_row(failed: Failed) -> str:
+    return f"{MOST_ATTEMPTS} attempts in a row failed, the last one with: {failed.reason}"
+
+
+def _set_aside(failed: Failed) -> Refused:
+    return Refused(reason=f"{MOST_ATTEMPTS} attempts failed, while others are answered: {failed.reason}")

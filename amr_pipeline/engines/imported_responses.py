@@ -1,11 +1,14 @@
 """Responses that exist already, found for the requests of a distiller whose engine is `imported`.
 
-A request carries a query's turns and a response id; stored responses are joined to it by the question's normalized
-text and their pass, never by where they stand in the file. Stored responses without a query stay countable.
+A request carries what a distiller was asked and a response id; stored responses are joined to it by the normalized text
+of its query and their pass, never by where they stand in the file. Stored responses without a query stay countable.
+
+A row's system prompt and suffixes say what the model was asked when it wrote: they are in its identity and stand before
+its responses when these are scored. A file's questions are the queries, which have neither.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -16,6 +19,9 @@ from amr_pipeline.sources.records import Record, UnreadableRowError, clean_text,
 from amr_pipeline.studies.study import Distiller, QueryColumns, ResponseColumns
 
 ENGINE = "imported"
+
+Turns = tuple[tuple[str, str], ...]
+"""(role, content) of each turn."""
 
 Stored = tuple[str, str]
 """Text and finish reason of one response."""
@@ -40,8 +46,12 @@ class StoredResponses:
 
 
 @lru_cache(maxsize=8)
-def stored_responses(row: Distiller) -> StoredResponses:
+def stored_responses(row: Distiller, options: tuple[tuple[str, object], ...] = ()) -> StoredResponses:
     """Every response of a distiller's file, by question.
+
+    Args:
+        row: the distiller.
+        options: what fsspec needs to reach the deployment's object store, as pairs.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -51,7 +61,7 @@ def stored_responses(row: Distiller) -> StoredResponses:
         raise ValueError(f"distiller {row.name!r} is imported and needs reads= and responses_at=")
     stored, columns = StoredResponses(), row.responses_at
     records: dict[str, list[_Passes]] = {}
-    for raw in read_records(row.reads):
+    for raw in read_records(row.reads, options=dict(options)):
         if raw.record is None:
             stored.leftovers[raw.reason] += 1
         elif all(str(value_at(raw.record, name)) == wanted for name, wanted in columns.where):
@@ -128,16 +138,18 @@ def _finish_reason(found: object) -> str:
     return {"length": "length", "max_tokens": "length", "error": "error"}.get(str(found), "stop")
 
 
-def imported_responses(row: Distiller, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedResponse]:
+def imported_responses(
+    row: Distiller, requests: Iterable[GenerationRequest], options: Mapping[str, object] | None = None
+) -> Iterator[GeneratedResponse]:
     """The stored response of every request that has one (`responses.generation.Generate`, but for the missing ones).
 
-    A request whose pass is not in the file gets nothing and stays owed.
+    A request whose pass is not in the file gets nothing and stays owed. `options` are what fsspec needs to reach the
+    deployment's object store.
     """
-    stored = stored_responses(row)
+    stored = stored_responses(row, tuple(sorted((options or {}).items())))
     for request in requests:
-        question = normalized_text([{"role": role, "content": content} for role, content in request.messages])
-        index = _pass_index(row, request)
-        found = None if index is None else stored.by_question.get(question, {}).get(index)
+        question, index = _asked_for(row, request)
+        found = stored.by_question.get(question, {}).get(index)
         if found is not None:
             text, finish_reason = found
             yield GeneratedResponse(
@@ -150,9 +162,27 @@ def imported_responses(row: Distiller, requests: Iterable[GenerationRequest]) ->
             )
 
 
-def _pass_index(row: Distiller, request: GenerationRequest) -> int | None:
-    """Which pass a request is: the one whose id it has."""
-    identity = query_id([{"role": role, "content": content} for role, content in request.messages])
+def _asked_for(row: Distiller, request: GenerationRequest) -> tuple[str, int]:
+    """Normalized text of a request's query and the pass whose response has its id; -1 where no pass of the row has."""
     fingerprint = row.distiller_fingerprint
-    ids = (response_id(identity, fingerprint, index) for index in range(row.most_passes))
-    return next((index for index, candidate in enumerate(ids) if candidate == request.response_id), None)
+    for turns in _undecorated(row, request.messages):
+        query = [{"role": role, "content": content} for role, content in turns]
+        identity = query_id(query)
+        for index in range(row.most_passes):
+            if response_id(identity, fingerprint, index) == request.response_id:
+                return normalized_text(query), index
+    return "", -1
+
+
+def _undecorated(row: Distiller, turns: Turns) -> Iterator[Turns]:
+    """What `prompt_messages` may have been given; a query may itself begin or end with what a row adds."""
+    bodies = [turns]
+    if row.system_prompt is not None and len(turns) > 1 and turns[0] == ("system", row.system_prompt):
+        bodies.append(turns[1:])
+    for body in bodies:
+        yield body
+        *before, (role, content) = body
+        for suffix in row.prompt_suffixes:
+            ending = f"\n\n{suffix.text}"
+            if content.endswith(ending):
+                yield (*before, (role, content.removesuffix(ending)))

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,7 +34,7 @@ from amr_pipeline.engines.engine_stream import (
     EngineStartError,
     last_line,
 )
-from amr_pipeline.engines.engine_work import Done, EngineSettings, Work
+from amr_pipeline.engines.engine_work import Done, EngineSettings, Work, after_failures
 from amr_pipeline.engines.pool_keeper import Answers, NotACallerError, PoolKeeper, PoolStatus
 
 log = logging.getLogger(__name__)
@@ -192,6 +192,8 @@ class _Asking:
         self._again: deque[Work] = deque()
         self._is_drained = False
         self._deaths = 0
+        self._in_vain: Counter[str] = Counter()
+        self._cause: str | None = None
 
     def answers(self) -> Iterator[Done]:
         """Every answer, once; the first exchanges only wait for engines, and ask how much there is room for."""
@@ -208,7 +210,7 @@ class _Asking:
                 del self._held[done.work_id]
             self._deaths = 0 if came.done else self._deaths
             exchange = self._begin(came.room) if came.is_open else self._pool.exchange([], 1)
-            yield from came.done
+            yield from (after_failures(done, self._in_vain[done.work_id], self._cause) for done in came.done)
 
     def _begin(self, room: int) -> Any:
         """The next exchange; None where nothing is left to ask or to wait for."""
@@ -240,6 +242,8 @@ class _Asking:
         self._deaths += 1
         if self._deaths > MOST_DEATHS:
             raise EngineKeepsDyingError(f"pool {self._pool.name} was lost {self._deaths} times: {last_line(error)}")
+        self._in_vain.update(list(self._held))
+        self._cause = last_line(error)
         self._again = deque(self._held.values())
         self._held.clear()
         self._pool.leave()  # where it is only the answer that is lost, the keeper drops what was asked

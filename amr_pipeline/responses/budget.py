@@ -62,6 +62,11 @@ class Budget:
         self._reserved, self._holds = NOTHING, 0
         self._changed = threading.Condition()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may end before all is asked."""
+        return self.tokens is not None or self.money is not None
+
     def require_prices(self, row: Distiller) -> None:
         """Make sure that a limit on money can be kept for a distiller.
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 import polars as pl
 
-from amr_pipeline.categories import Category
+from amr_pipeline.responses.expected import answered_queries
 from amr_pipeline.responses.prices import Prices
 from amr_pipeline.studies.study import Distiller
 
@@ -87,26 +87,32 @@ def lengths(responses: pl.DataFrame) -> dict[str, Lengths]:
     return {row.pop("category"): Lengths(**row) for row in sums.iter_rows(named=True)}
 
 
-def num_owed(queries: pl.DataFrame, present: pl.DataFrame, distiller: Distiller) -> dict[str, int]:
+def num_owed(
+    queries: pl.DataFrame, present: pl.DataFrame, distiller: Distiller, due: pl.DataFrame | None = None
+) -> dict[str, int]:
     """How many rows `expected.owed_responses` has, by category; counted, so that no id is hashed.
 
     Args:
         queries: query_id and category of today's queries.
         present: query_id, pass_index and distiller_fingerprint of what is stored.
         distiller: whose responses.
+        due: query_id and num_due, the passes each query is due now under a policy of adaptive passes; None: all.
     """
-    asked = queries.filter(pl.col("category").is_in([str(name) for name in Category if distiller.answers(name)]))
+    asked = answered_queries(queries, distiller).select("query_id", "category")
+    if due is None:
+        asked = asked.with_columns(num_due=pl.lit(distiller.most_passes, dtype=pl.Int64))
+    else:
+        asked = asked.join(due.select("query_id", "num_due"), on="query_id")
     there = (
-        present.filter(
-            pl.col("distiller_fingerprint") == distiller.distiller_fingerprint,
-            pl.col("pass_index") < distiller.num_passes,
-        )
+        present.filter(pl.col("distiller_fingerprint") == distiller.distiller_fingerprint)
         .select("query_id", "pass_index")
+        .join(asked, on="query_id")
+        .filter(pl.col("pass_index") < pl.col("num_due"))
         .unique()
     )
-    stored = dict(there.join(asked, on="query_id").group_by("category").len().iter_rows())
-    expected = dict(asked.group_by("category").len().iter_rows())
-    return {name: count * distiller.num_passes - stored.get(name, 0) for name, count in expected.items()}
+    stored = dict(there.group_by("category").len().iter_rows())
+    expected = dict(asked.group_by("category").agg(pl.col("num_due").sum()).iter_rows())
+    return {name: int(count) - stored.get(name, 0) for name, count in expected.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

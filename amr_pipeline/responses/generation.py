@@ -29,6 +29,8 @@ class GeneratedResponse:
         prompt_tokens: None: not known, the response was imported.
         engine: name and version, as `vllm 0.29.0` or, where the platform draws, `vllm 0.29.0, draws 1`.
         lost_prompt_tokens, lost_response_tokens: what attempts at a server that brought no answer may have cost.
+        attempts: times it was asked; None: nobody counts.
+        last_failure: why the last attempt in vain failed; None: none did.
     """
 
     response_id: str
@@ -39,6 +41,8 @@ class GeneratedResponse:
     engine: str
     lost_prompt_tokens: int = 0
     lost_response_tokens: int = 0
+    attempts: int | None = None
+    last_failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,8 @@ def store_answers(
             pl.Series("text", [f"<think>{index}</think><answer>{said}</answer>" for index, said in enumerate(answers)]),
             pl.lit("stop").alias("finish_reason"),
             pl.lit(1).alias("prompt_tokens"),
+            pl.lit(1).alias("attempts"),
+            pl.lit(None, dtype=pl.String).alias("last_failure"),
             pl.lit(1).alias("response_tokens"),
             pl.lit("made up 1").alias("engine"),
         )

@@ -12,7 +12,9 @@ import pytest
 from amr_pipeline.adaptive_passes import replay
 from amr_pipeline.assets.adaptive_passes import passes_due, spent_by_distiller
 from amr_pipeline.assets.automation import partitions_to_deepen, partitions_to_regrade
+from amr_pipeline.assets.forecast import forecast_of, forecast_text
 from amr_pipeline.assets.overview import status_table
+from amr_pipeline.assets.owed import what_is_owed
 from amr_pipeline.assets.resources import Platform
 from amr_pipeline.assets.session import Session
 from amr_pipeline.engines.imported_responses import imported_responses, stored_responses
@@ -196,6 +198,27 @@ def test_what_was_saved_and_moved_is_on_the_page(deep: ImportedWorld, engine: En
     assert "What adaptive passes saved and changed" in page
     deep.change("confidence=0.8", "confidence=0.81")
     assert "difficulty_report" in deep.materialize(), "the page states what follows from the policy"
+
+
+def test_the_forecast_counts_what_the_ledger_would_ask_and_says_that_more_may_come(deep: ImportedWorld, engine: Engine):
+    def forecast_and_ledger() -> tuple[int, int]:
+        with deep.session() as session:
+            *_, every = forecast_of(deep.study, session.platform, deep.study.distiller("one"))
+        rows = (partition.num_rows or 0 for partition in what_is_owed(deep.study, deep.store, ["responses"]).owed)
+        return every.owed, sum(rows)
+
+    deep.materialize(assets=("raw_queries", "near_duplicates", "queries"))
+    assert forecast_and_ledger() == (3 * len(QUESTIONS),) * 2, "first passes"
+    deep.materialize(assets=("responses",))
+    assert forecast_and_ledger() == (0, 0), "nothing more before verdicts say so"
+    deep.materialize(assets=("verdicts",))
+    forecast, asked = forecast_and_ledger()
+    assert 0 < forecast == asked < 2 * len(QUESTIONS), "of open queries"
+    deep.materialize()
+    assert forecast_and_ledger() == (0, 0), "what settled early saves is not forecast"
+    with deep.session() as session:
+        said = forecast_text(deep.study, session.platform)
+    assert "one: passes that are due now; its adaptive policy may add more once these are judged, up to 8" in said
 
 
 def test_fixed_passes_after_adaptive_ones_fill_up_and_keep_what_was_paid_for(deep: ImportedWorld, engine: Engine):

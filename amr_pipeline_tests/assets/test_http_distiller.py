@@ -9,6 +9,7 @@ import pytest
 from amr_pipeline.assets.responses import pool_of
 from amr_pipeline.engines import http_engine
 from amr_pipeline.engines.http_limits import HttpEngineError
+from amr_pipeline.queries.identity import query_id
 from amr_pipeline.responses.cost import noted_cost
 from amr_pipeline_tests.assets.imported_world import ImportedWorld
 from amr_pipeline_tests.engines.faulty_server import Asked, Reply, Server, chat, echo, error, serving
@@ -82,6 +83,27 @@ def test_a_spent_budget_ends_the_run_without_an_error_and_the_next_run_asks_only
         generate(far, server)
     assert len(server.asked) == 24
     assert stored(far)["response_id"].n_unique() == 24
+
+
+def test_under_a_budget_a_server_is_asked_a_random_sample_and_else_longest_first(far: ImportedWorld):
+    words = {question: 7 * place % 13 + 1 for place, question in enumerate(QUESTIONS)}
+
+    def script(asked: Asked) -> Reply:
+        return chat("word", usage={"prompt_tokens": 3, "completion_tokens": words[asked.question]})
+
+    def questions_asked(**variables: str) -> list[str]:
+        with serving(script) as server:
+            generate(far, server, AMR_HTTP_IN_FLIGHT="1", **variables)
+        return [asked.question for asked in server.asked]
+
+    def identity(question: str) -> str:
+        return query_id([{"role": "user", "content": question}])
+
+    questions_asked()
+    far.change("gpus_per_replica=0", "gpus_per_replica=0, regeneration=1")
+    assert questions_asked(AMR_BUDGET_TOKENS="1000000") == sorted(2 * QUESTIONS, key=identity)
+    far.change("regeneration=1", "regeneration=2")
+    assert questions_asked() == sorted(2 * QUESTIONS, key=lambda question: -words[question])
 
 
 def test_money_without_the_price_of_a_servers_tokens_asks_nothing(far: ImportedWorld):

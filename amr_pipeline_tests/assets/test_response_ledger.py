@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -152,6 +153,19 @@ def reply(request: GenerationRequest, tokens: int = 1) -> GeneratedResponse:
         response_tokens=tokens,
         engine="e",
     )
+
+
+def test_how_often_a_response_was_asked_and_why_in_vain_is_a_part_of_its_row(asked: ImportedWorld):
+    mine = ledger(asked, KEY)
+    with mine:
+        for number, request in enumerate(mine.requests()):
+            failed = {"attempts": 3, "last_failure": "HTTP 503"} if number == 1 else {"attempts": 1}
+            mine.take(replace(reply(request), **failed))
+        mine.finish()
+    stored = asked.store.read("responses", KEY)
+    assert stored["attempts"].to_list().count(3) == 1
+    assert stored.filter(attempts=3)["last_failure"].to_list() == ["HTTP 503"]
+    assert stored.filter(attempts=1)["last_failure"].null_count() == stored.height - 1
 
 
 def test_shuffled_extended_and_edited_input_owes_its_difference(sharded: ImportedWorld):
@@ -340,6 +354,23 @@ def test_parts_come_less_often_the_more_there_are(asked: ImportedWorld, monkeypa
     assert asked.store.read("responses", KEY).height == 6
 
 
+def test_answers_that_came_to_nothing_are_not_asked_for_again(sharded: ImportedWorld):
+    keys, ends = [f"one|{shard}" for shard in sharded.study.shards], ("looping", "length", "error", "stop")
+    mine = ledger(sharded, *keys)
+    with mine:
+        for place, request in enumerate(mine.requests()):
+            text = "" if place % 3 else "text"
+            mine.take(replace(reply(request), finish_reason=ends[place % 4], text=text))
+        mine.finish()
+    rows = stored(sharded)
+    assert (set(rows["finish_reason"]), set(rows["text"])) == (set(ends), {"", "text"})
+    again = ledger(sharded, *keys)
+    assert (again.is_empty, again.estimate, list(again.requests())) == (True, 0, [])
+    assert not [key for key in sharded.owed("responses") if key in keys]
+    sharded.change("NUM_PASSES = 1", "NUM_PASSES = 2")
+    assert len(list(ledger(sharded, *keys).requests())) == len(QUESTIONS), "the second passes, and no first one"
+
+
 def test_regenerating_is_said_in_the_row_and_leaves_what_was_written_readable(asked: ImportedWorld):
     asked.materialize(assets=("responses",))
     before = asked.store.read("responses", KEY)
@@ -351,3 +382,11 @@ def test_regenerating_is_said_in_the_row_and_leaves_what_was_written_readable(as
     assert (before.height, fresh.height, after.height) == (6, 6, 12)
     assert set(fresh["distiller_fingerprint"]) == {asked.study.distiller("one").distiller_fingerprint}
     assert ledger(asked).is_empty
+
+
+def test_an_imported_row_may_say_what_its_model_was_asked_with(asked: ImportedWorld):
+    added = 'system_prompt="Think.", prompt_suffixes=(PromptSuffix(category=NO_COMMA, text="Box it."),)'
+    asked.change("gpus_per_replica=0", f"gpus_per_replica=0, {added}")
+    asked.materialize(assets=("responses",))
+    assert asked.store.read("responses", KEY).height == 6
+    assert KEY not in asked.owed("responses")

@@ -109,6 +109,9 @@ def test_what_kills_engines_is_found_among_many_and_set_aside(opened: Pool):
     assert len(answers) == 300
     assert {name for name, done in answers.items() if done.finish_reason == "error"} == {"w20", "w21", "w290"}
     assert "engines died of it" in answers["w20"].text
+    assert f"{answers['w20'].attempts} engines" in answers["w20"].text
+    assert answers["w290"].last_failure == "RuntimeError: the engine is in no known state"
+    assert all((done.attempts == 1) == (done.last_failure is None) for done in answers.values())
 
 
 def test_after_one_death_the_next_engine_is_filled_as_before(opened: Pool, tmp_path: Path):
@@ -117,6 +120,8 @@ def test_after_one_death_the_next_engine_is_filled_as_before(opened: Pool, tmp_p
     assert (tmp_path / "died").exists()
     assert {done.finish_reason for done in answers} == {"stop"}
     assert max(int(done.text.split()[2]) for done in answers) > 100, "most engines die of their machine"
+    assert {done.attempts for done in answers} == {1, 2}
+    assert all((done.attempts == 2) == (done.last_failure is not None) for done in answers)
 
 
 def lame_after(tmp_path: Path, failing_starts: int, replicas: int = 1) -> Pool:

@@ -47,8 +47,9 @@ def test_what_is_asked_is_the_row_and_the_request():
     }  # fmt: skip
     assert "top_k" not in second.body
     assert found == GeneratedResponse(
-        response_id="a", text="Ü?", finish_reason="stop", prompt_tokens=3, response_tokens=2, engine="http served-model"
-    )
+        response_id="a", text="Ü?", finish_reason="stop", prompt_tokens=3, response_tokens=2, engine="http served-model",
+        attempts=1,
+    )  # fmt: skip
     assert_each_once(plain, 1)
 
 

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import random
-import resource
-import ssl
 import threading
 import traceback
 from collections import Counter
@@ -15,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amr_pipeline.engines import http_engine
+from amr_pipeline.engines import http_engine, http_exchange
 from amr_pipeline.engines.http_answers import HttpKey
 from amr_pipeline.engines.http_limits import Draw, HttpEngineError
 from amr_pipeline.responses.budget import Budget
@@ -78,6 +76,12 @@ def test_whatever_passing_faults_come_every_request_is_answered_exactly_once(
     assert {one.finish_reason for one in found} <= {"stop"}
 
 
+def test_how_often_it_was_asked_and_why_in_vain_is_said():
+    with serving(lambda asked: error(502, f"number {asked.number}") if asked.number < 3 else echo(asked)) as server:
+        (found,) = ask(server, 1)
+    assert (found.attempts, found.last_failure) == (4, "HTTP 502: number 2")
+
+
 def test_waits_double_up_to_a_bound_and_are_drawn_below_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http_engine, "FIRST_WAIT_SECONDS", 1.0)
     monkeypatch.setattr(http_engine, "LONGEST_WAIT_SECONDS", 10.0)
@@ -87,11 +91,11 @@ def test_waits_double_up_to_a_bound_and_are_drawn_below_it(monkeypatch: pytest.M
         run._draw = lambda low, high: bounds.append((low, high)) or 0.0
         with pytest.raises(HttpEngineError, match="8 attempts in a row failed, the last one with: HTTP 502: no"):
             list(run.answers(requests(1)))
-    assert bounds == [(0, 1), (0, 2), (0, 4), (0, 8), (0, 10), (0, 10), (0, 10)]
+    assert bounds == 2 * [(0, 1), (0, 2), (0, 4), (0, 8), (0, 10), (0, 10), (0, 10)], "the harmless question waits too"
 
 
 def test_a_server_that_is_late_is_asked_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_engine, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(http_exchange, "ANSWER_SECONDS", 2.0)
     with serving(lambda asked: replace(echo(asked), seconds=5.0 if asked.number == 0 else 0.0)) as server:
         assert_each_once(ask(server, 3), 3)
     assert len(server.asked) > 3
@@ -99,7 +103,7 @@ def test_a_server_that_is_late_is_asked_again(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_server_that_is_not_there_yet_is_waited_for(free_port: int):
     address = f"http://127.0.0.1:{free_port}/v1"
-    with pytest.raises(HttpEngineError, match=r"'far' at 127.0.0.1:\d+: 8 attempts .* no connection"):
+    with pytest.raises(HttpEngineError, match=r"'far' at 127.0.0.1:\d+: .*8 attempts .* no connection"):
         list(engine(address).responses(ROW, None, requests(5)))
 
 
@@ -188,6 +192,83 @@ def test_a_prompt_that_a_server_fails_at_each_time_is_set_aside(fault: Reply):
     assert (asked["question 3"], asked["Hello"]) == (8, 1)
 
 
+OF_THE_WAY = {**{str(status): error(status) for status in (502, 503, 504, 429)}, "hang up": Reply(hang_up=True)}
+"""Faults that are the server's as a rule, and of a prompt only where it meets them alone."""
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+@pytest.mark.parametrize("fault", OF_THE_WAY.values(), ids=OF_THE_WAY)
+def test_a_prompt_that_alone_meets_what_servers_do_is_set_aside_and_the_run_goes_on(fault: Reply, in_flight: int):
+    with serving(lambda asked: fault if asked.question == "question 3" else echo(asked)) as server:
+        found = ask(server, in_flight=in_flight)
+    assert_each_once(found)
+    (failed,) = (one for one in found if one.finish_reason == "error")
+    assert failed.response_id == "id3"
+    assert failed.text.startswith("8 attempts failed, while others are answered: ")
+    assert failed.attempts == Counter(asked.question for asked in server.asked)["question 3"] >= 8
+    assert failed.last_failure == failed.text.split(": ", 1)[1]
+
+
+def test_prompts_that_alone_time_out_are_set_aside(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_exchange, "ANSWER_SECONDS", 0.3)
+    late = ("question 3", "question 19")
+    with serving(lambda asked: replace(echo(asked), seconds=0.6 if asked.question in late else 0.0)) as server:
+        found = ask(server)
+    assert_each_once(found)
+    failed = [one for one in found if one.finish_reason == "error"]
+    assert {one.response_id for one in failed} == {"id3", "id19"}
+    assert all("the connection ended without an answer" in one.text for one in failed)
+
+
+@pytest.mark.parametrize("fault", [error(502), error(503), Reply(hang_up=True)], ids=str)
+def test_an_outage_that_ends_is_no_prompts_fault(fault: Reply):
+    """It lasts longer than eight attempts, and shorter than those of the harmless question behind them."""
+    asked_harmless = Counter[str]()
+
+    def script(asked: Asked) -> Reply:
+        asked_harmless[asked.question] += 1
+        return fault if asked.number >= 6 and asked_harmless["Hello"] < 4 else echo(asked)
+
+    with serving(script) as server:
+        found = ask(server, in_flight=4)
+    assert_each_once(found)
+    assert {one.finish_reason for one in found} == {"stop"}
+    assert max(asked_harmless.values()) > http_engine.MOST_ATTEMPTS, "it was one"
+
+
+@pytest.mark.parametrize("is_gateway", [True, False], ids=["502 while it is down", "hangs up while it is down"])
+def test_a_prompt_that_breaks_the_server_for_all_is_the_only_one_set_aside(is_gateway: bool):
+    down, lock = [0], threading.Lock()
+
+    def script(asked: Asked) -> Reply:
+        with lock:
+            if down[0]:
+                down[0] -= 1
+                return error(502) if is_gateway else Reply(hang_up=True)
+            if asked.question == "question 3":
+                down[0] = 7
+                return Reply(hang_up=True)
+        return replace(echo(asked), seconds=0.005)
+
+    with serving(script) as server:
+        found = ask(server, 12, in_flight=4)
+    assert_each_once(found, 12)
+    assert [one.response_id for one in found if one.finish_reason == "error"] == ["id3"]
+
+
+def test_a_server_that_fails_at_random_is_asked_on_and_no_prompt_is_blamed():
+    draw, lock = random.Random(3), threading.Lock()
+
+    def script(asked: Asked) -> Reply:
+        with lock:
+            return error(502) if draw.random() < 0.4 else echo(asked)
+
+    with serving(script) as server:
+        found = ask(server, 100)
+    assert_each_once(found, 100)
+    assert {one.finish_reason for one in found} == {"stop"}
+
+
 @pytest.mark.parametrize("fault", [error(502), error(503), error(429), Reply(hang_up=True)], ids=str)
 def test_a_server_that_is_gone_makes_no_prompt_an_error(fault: Reply):
     with serving(lambda asked: echo(asked) if asked.number < 6 else fault) as server:
@@ -206,7 +287,7 @@ def test_a_server_that_answers_nothing_readable_makes_no_prompt_an_error():
 
 
 def test_a_bug_of_the_engine_reaches_the_caller(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_engine, "read_answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(http_exchange, "read_answer", lambda *_: 1 / 0)
     with serving() as server, pytest.raises(ZeroDivisionError):
         ask(server)
 
@@ -215,97 +296,6 @@ def test_a_loop_that_cannot_start_reaches_the_caller(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(aiohttp, "DummyCookieJar", lambda: 1 / 0)
     with serving() as server, pytest.raises(ZeroDivisionError):
         ask(server)
-
-
-# ------------------------------------------------------------------------------------------------------------ hostile
-
-
-def test_huge_answers_are_not_read_to_their_end():
-    with serving(
-        lambda asked: Reply(body=b" " * 300_000_000) if asked.question == "question 0" else echo(asked)
-    ) as server:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = {one.response_id: one for one in ask(server, 3)}
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert "an answer of more than 1,061,376 bytes" in found["id0"].text
-    assert grown < 700_000, "the server's own copies, in KiB"
-
-
-def test_compressed_answers_are_not_unpacked():
-    import gzip
-
-    bomb = Reply(headers={"Content-Encoding": "gzip"}, body=gzip.compress(b" " * 50_000_000))
-    with serving(lambda asked: bomb if asked.question == "question 0" else echo(asked)) as server:
-        found = {one.response_id: one for one in ask(server, 3)}
-    assert found["id0"].text.endswith("an answer that is no JSON object")
-    assert server.asked[0].headers["Accept-Encoding"] == "identity"
-
-
-@pytest.mark.parametrize("raw", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: " + b"x" * 100_000 + b"\r\n\r\n", b"\0" * 100])  # fmt: skip
-def test_what_is_no_http_is_a_lost_connection(raw: bytes):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.05)
-        done = threading.Event()
-
-        def serve() -> None:
-            while not done.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.recv(65_536)
-                    connection.sendall(raw)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            with pytest.raises(HttpEngineError, match="the connection ended without an answer"):
-                list(
-                    engine(f"http://127.0.0.1:{listener.getsockname()[1]}/v1").responses(
-                        ROW, HttpKey(CANARY), requests(2)
-                    )
-                )
-        finally:
-            done.set()
-            thread.join()
-
-
-def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch):
-    seen: list[object] = []
-    connector = aiohttp.TCPConnector
-
-    def noted(**given: object) -> aiohttp.TCPConnector:
-        made = connector(**given)  # type: ignore[arg-type]
-        seen.append(made._ssl)
-        return made
-
-    monkeypatch.setattr(aiohttp, "TCPConnector", noted)
-    with serving() as server:
-        ask(server, 1)
-    assert seen == [True]
-    assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED
-
-
-def test_a_certificate_that_nobody_signed_ends_the_run(monkeypatch: pytest.MonkeyPatch):
-    unsigned = ssl.SSLCertVerificationError("self-signed")
-
-    async def connect(*_: object, **__: object) -> object:
-        raise aiohttp.ClientConnectorCertificateError(_Key(), unsigned)
-
-    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect)
-    with serving() as server:
-        _, problem = until_error(server, 3)
-    assert "its certificate cannot be verified" in str(problem)
-    assert server.asked == []
-
-
-class _Key:
-    """What aiohttp's errors ask of a connection key."""
-
-    host, port, is_ssl, ssl = "h", 1, True, True
 
 
 # ------------------------------------------------------------------------------------------------------------ secrets
@@ -355,7 +345,7 @@ def test_the_key_is_in_no_log_error_repr_or_response(
 
 
 def test_the_key_is_in_no_error_of_the_engine_itself(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_engine, "read_answer", lambda *_: 1 / 0)
+    monkeypatch.setattr(http_exchange, "read_answer", lambda *_: 1 / 0)
     with serving() as server, pytest.raises(ZeroDivisionError) as caught:
         ask(server, 3)
     frames = "".join(traceback.format_exception(caught.value))

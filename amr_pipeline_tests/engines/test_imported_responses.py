@@ -1,11 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from amr_pipeline.categories import Category
 from amr_pipeline.engines.imported_responses import imported_responses, stored_responses
 from amr_pipeline.queries.identity import query_id
 from amr_pipeline.responses.generation import GenerationRequest, response_id
-from amr_pipeline.studies.study import Distiller, JsonLines, ResponseColumns, Sampling
+from amr_pipeline.responses.prompts import prompt_messages
+from amr_pipeline.studies.study import Distiller, JsonLines, PromptSuffix, ResponseColumns, Sampling
 
 
 def distiller(path: Path, columns: ResponseColumns, passes: int = 2) -> Distiller:
@@ -94,3 +98,37 @@ def test_without_one_shuffled_lines_are_the_same_passes(tmp_path: Path):
 def test_a_null_in_a_list_leaves_its_own_pass_out(tmp_path: Path):
     columns = ResponseColumns(response="r", question="question")
     assert texts(tmp_path / "r.jsonl", [{"question": "q", "r": ["a", None, "c"]}], columns) == ["a", None, "c"]
+
+
+SUFFIX = PromptSuffix(category=Category.MATH, text="Box it.")
+
+
+@pytest.mark.parametrize("system_prompt", [None, "Think."])
+@pytest.mark.parametrize("suffixes", [(), (SUFFIX,)], ids=["no suffix", "suffix"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("user", "q")],
+        [("user", "q\n\nBox it.")],
+        [("system", "Think."), ("user", "q")],
+        [("system", "Be brief."), ("user", "q"), ("assistant", "a"), ("user", "again")],
+    ],
+    ids=["plain", "ends like the suffix", "has that system turn", "conversation"],
+)
+def test_what_a_row_adds_to_a_query_does_not_hide_its_responses(
+    tmp_path: Path, turns: list[tuple[str, str]], system_prompt: str | None, suffixes: tuple[PromptSuffix, ...]
+):
+    query = [{"role": role, "content": content} for role, content in turns]
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"turns": query, "r": ["first", "second"]}) + "\n")
+    row = replace(
+        distiller(path, ResponseColumns(response="r", messages="turns", question=None)),
+        system_prompt=system_prompt,
+        prompt_suffixes=suffixes,
+    )
+    asked = GenerationRequest(
+        response_id=response_id(query_id(query), row.distiller_fingerprint, 1),
+        messages=prompt_messages(query, Category.MATH, row.system_prompt, row.prompt_suffixes),
+        seed=1,
+    )
+    assert [(one.response_id, one.text) for one in imported_responses(row, [asked])] == [(asked.response_id, "second")]

@@ -187,6 +187,8 @@ def test_a_keeper_that_dies_is_made_again_and_costs_no_answer(cluster: None):
     assert len({item.work_id for item in first + rest}) == len(first + rest) == 200
     assert {item.text.split()[0] for item in first + rest} == {"checkpoint"}
     assert {item.text for item in first}.isdisjoint({item.text for item in rest[-20:]}), "another engine"
+    assert {item.attempts for item in first} == {1}
+    assert {item.attempts for item in rest} == {1, 2}, "what was asked when the keeper died was asked twice"
 
 
 def test_a_pool_ends_with_its_engines_when_nobody_used_it_for_long(cluster: None):

@@ -47,6 +47,11 @@ def test_money_is_a_limit_of_its_own():
     assert budget.text() == "spent 1 of 100 tokens (99 left) and 1.50 of 2.00 money (0.50 left)"
 
 
+def test_a_limit_is_one_of_tokens_or_of_money():
+    limits = ({}, {"tokens": 0}, {"money": 0.0}, {"tokens": 5, "money": 1.0})
+    assert [Budget(**limit).is_limited for limit in limits] == [False, True, True, True]
+
+
 def test_without_a_limit_nothing_ends():
     budget = Budget()
     assert budget.reserve(Amount(tokens=1e18, money=1e18))

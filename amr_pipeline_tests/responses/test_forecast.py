@@ -12,6 +12,7 @@ from amr_pipeline.categories import Category
 from amr_pipeline.responses.expected import expected_responses, owed_responses
 from amr_pipeline.responses.forecast import FEWEST_QUERIES, Lengths, Rate, forecast, lengths, num_owed, tokens_ahead
 from amr_pipeline.responses.prices import Prices, TokenPrice
+from amr_pipeline.studies.study import AdaptivePasses
 from amr_pipeline_tests.studies.small import STRONG, WEAK
 
 
@@ -155,4 +156,16 @@ def test_what_is_owed_is_counted_as_the_ledger_lists_it(present: set[int], is_fo
     today = QUERIES[dropped:]
     listed = dict(owed_responses(today, stored, row).group_by("category").len().iter_rows())
     counted = num_owed(today, stored, row)
+    assert {name: count for name, count in counted.items() if count} == listed
+
+
+@given(st.sets(st.integers(0, 15)), st.lists(st.integers(0, 4), min_size=4, max_size=4), st.integers(0, 4))
+def test_passes_that_are_due_are_counted_as_the_ledger_lists_them(present: set[int], due: list[int], dropped: int):
+    policy = AdaptivePasses(first=1, most=4)
+    row = replace(WEAK, num_passes=2, passes_policy=policy, categories=(Category.MATH, Category.CODE))
+    stored = expected_responses(QUERIES, replace(row, categories=()))[sorted(present)]
+    stored = stored.with_columns(distiller_fingerprint=pl.lit(row.distiller_fingerprint))
+    num_due = QUERIES.select("query_id").with_columns(pl.Series("num_due", due, dtype=pl.Int64))[dropped:]
+    listed = dict(owed_responses(QUERIES, stored, row, num_due).group_by("category").len().iter_rows())
+    counted = num_owed(QUERIES, stored, row, num_due)
     assert {name: count for name, count in counted.items() if count} == listed
