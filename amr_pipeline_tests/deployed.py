@@ -269,7 +269,7 @@ def mlflow_server(
         environment={
             **environment,
             "MLFLOW_BACKEND_STORE_URI": database.address("mlflow"),  # a command line is seen by everybody
-            "MLFLOW_S3_ENDPOINT_URL": objects.url,
+            "AWS_ENDPOINT_URL_S3": objects.url,
         },
         log=folder / "mlflow.log",
         is_ready=lambda: answers(f"http://127.0.0.1:{port}/health"),

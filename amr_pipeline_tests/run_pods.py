@@ -1,7 +1,8 @@
-"""The job that Dagster's own launcher makes of a run under an overlay, as the API server would get it."""
+"""The job that the launcher makes of a run under an overlay, as the API server would get it."""
 
 import json
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,7 +56,6 @@ def origin(overlay: str) -> JobPythonOrigin:
 @cache
 def job(overlay: str, *, tags: tuple[tuple[str, str], ...] = ()) -> dict:
     """The manifest of the job of a run that has these tags."""
-    from dagster_k8s import K8sRunLauncher
     from kubernetes.client import ApiClient
 
     with TemporaryDirectory() as folder:
@@ -64,11 +64,13 @@ def job(overlay: str, *, tags: tuple[tuple[str, str], ...] = ()) -> dict:
         kinds = {"apiVersion": "v1", "kind": "Config", "contexts": [context], "current-context": "x"}
         people = {"users": [{"name": "x", "user": {}}], "clusters": [{"name": "x", "cluster": {"server": NOBODY}}]}
         access.write_text(yaml.safe_dump(kinds | people))
-        given = settings(overlay)["config"] | {"load_incluster_config": False, "kubeconfig_file": str(access)}
-        read = process_config(dg.Shape(K8sRunLauncher.config_type()), given)
+        named = settings(overlay)
+        launchers = getattr(import_module(named["module"]), named["class"])
+        given = named["config"] | {"load_incluster_config": False, "kubeconfig_file": str(access)}
+        read = process_config(dg.Shape(launchers.config_type()), given)
         assert read.success, read.errors
         kept = Kept()
-        launcher = K8sRunLauncher.from_config_value(None, {**read.value, "k8s_client_batch_api": kept})
+        launcher = launchers.from_config_value(None, {**read.value, "k8s_client_batch_api": kept})
         with dg.DagsterInstance.local_temp(folder) as instance:
             launcher.register_instance(instance)
             run = DagsterRun(job_name="regrade", job_code_origin=origin(overlay), tags=dict(tags))

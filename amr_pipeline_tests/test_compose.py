@@ -12,7 +12,7 @@ from amr_pipeline_tests.rendered import program
 
 REPOSITORY = Path(__file__).parent.parent
 DOCKERFILE = REPOSITORY / "docker" / "Dockerfile"
-ONCE = {"databases", "bucket"}  # end when they have done their work
+ONCE = {"databases", "bucket", "mlflow-schema", "dagster-schema"}  # end when they have done their work
 
 OWN_IMAGES = {"amr-control:0.1.0": "control", "amr-gpu:0.1.0": "gpu"}
 
@@ -57,7 +57,8 @@ def test_only_what_needs_a_login_has_it() -> None:
         return {where for where, service in services().items() if name in (service.get("environment") or {})}
 
     assert having("AWS_SECRET_ACCESS_KEY") == {"objects", "bucket", "mlflow", "code"}
-    assert having("AMR_POSTGRES_PASSWORD") == {"code", "webserver", "daemon"}
+    assert having("AMR_POSTGRES_PASSWORD") == {"code", "webserver", "daemon", "dagster-schema"}
+    assert having("PGPASSWORD") == {"databases", "mlflow", "mlflow-schema"}
     assert having("RAY_AUTH_TOKEN") == {"code", "ray-head", "ray-worker"}
 
 
@@ -118,7 +119,10 @@ def test_what_lasts_says_whether_it_is_healthy_and_is_waited_for() -> None:
 
 def test_database_and_bucket_exist_before_what_uses_them() -> None:
     found = services()
-    assert all(found[name]["depends_on"].keys() >= ONCE for name in ("mlflow", "code"))
+    assert found["mlflow-schema"]["depends_on"].keys() == {"databases"}
+    assert found["mlflow"]["depends_on"].keys() == {"mlflow-schema", "bucket"}
+    assert found["dagster-schema"]["depends_on"].keys() == {"postgres"}
+    assert found["code"]["depends_on"].keys() == {"dagster-schema", "bucket"}
 
 
 def test_images_are_versions_and_not_whatever_is_newest() -> None:

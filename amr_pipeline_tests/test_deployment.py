@@ -151,7 +151,7 @@ def told_commands() -> dict[str, list[str]]:
         for name, pod in pods(overlay).items():
             for container in pod.containers:
                 command = [*container.get("command", []), *container.get("args", [])]
-                found[f"{overlay} {name}"] = command[2:] if command[:1] == ["tini"] else command
+                found[f"{overlay} {name} {container['name']}"] = command[2:] if command[:1] == ["tini"] else command
     for number, line in enumerate(re.findall(r"^\s*CMD (\[.*?\])$", dockerfile(), re.MULTILINE | re.DOTALL)):
         found[f"image {number}"] = yaml.safe_load(line)
     checks = {
@@ -178,7 +178,7 @@ def parse(command: click.Command, words: Sequence[str]) -> dict:
 
 def test_every_command_is_of_a_program_that_is_tried_below() -> None:
     tried = {"dagster", "dagster-webserver", "dagster-daemon", "mlflow", "ray", "server", "caddy", "python"}
-    not_here = {"sh", "pg_isready", "wget"}  # of other images
+    not_here = {"sh", "sleep", "pg_isready", "wget"}  # of other images
     assert {words[0] for words in told_commands().values()} == tried | not_here
 
 
@@ -192,6 +192,11 @@ def dagster_commands() -> list[tuple[Callable[[], click.Command], tuple[str, ...
         from dagster._cli.api import grpc_health_check_command
 
         return grpc_health_check_command
+
+    def migrate() -> click.Command:
+        from dagster._cli.instance import migrate_command
+
+        return migrate_command
 
     def webserver() -> click.Command:
         from dagster_webserver.cli import dagster_webserver
@@ -211,6 +216,7 @@ def dagster_commands() -> list[tuple[Callable[[], click.Command], tuple[str, ...
     return [
         (code_server, ("dagster", "code-server", "start"), 4),
         (health, ("dagster", "api", "grpc-health-check"), 1),
+        (migrate, ("dagster", "instance", "migrate"), 3),
         (webserver, ("dagster-webserver",), 3),
         (daemon, ("dagster-daemon", "run"), 3),
         (liveness, ("dagster-daemon", "liveness-check"), 1),
@@ -229,10 +235,11 @@ def test_dagster_knows_its_commands(
         parse(command(), [word.replace(in_image, f"{REPOSITORY}/docker/") for word in options])
 
 
-def test_mlflow_knows_its_command() -> None:
-    first, *others = of("mlflow", "server")
+@pytest.mark.parametrize("words", [("server",), ("db", "upgrade")], ids=" ".join)
+def test_mlflow_knows_its_commands(words: tuple[str, ...]) -> None:
+    first, *others = of("mlflow", *words)
     assert others == [first] * len(OVERLAYS)
-    asked = [program("mlflow"), "server", *first, "--help"]  # options are read before help is given
+    asked = [program("mlflow"), *words, *first, "--help"]  # options are read before help is given
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -24,7 +24,8 @@ TALKS_TO_KUBERNETES = {
 }
 MAY_ADD_CAPABILITIES = {"proxy": ["NET_BIND_SERVICE"]}  # its program carries the right, and needs it to start
 WITHOUT_READINESS = {"daemon": "nothing connects to it", "runs": "ends by itself", "housekeeping": "ends by itself"}
-WITHOUT_LIVENESS = {"runs": "run monitoring watches it", "housekeeping": "its job has a deadline"}
+WITHOUT_READINESS |= {"hub": "nothing connects to it"}
+WITHOUT_LIVENESS = {"runs": "run monitoring watches it", "housekeeping": "its job has a deadline", "hub": "as well"}
 
 
 def all_pods(overlay: str) -> dict[str, Pod]:
@@ -195,12 +196,14 @@ def test_containers_say_what_they_need_and_what_they_may_take() -> None:
 
 
 def test_containers_are_probed() -> None:
-    for where, name, _, container in containers():
+    for where, name, pod, container in containers():
+        if container in pod.spec.get("initContainers", []):
+            continue  # ends before the others begin
         assert ("readinessProbe" in container) != (name in WITHOUT_READINESS), where
         assert ("livenessProbe" in container) != (name in WITHOUT_LIVENESS), where
         # What loads for minutes is not ended for it: ten minutes at least before the other probes begin.
         probe = container.get("startupProbe")
-        assert (probe is None) == (name in ("proxy", "runs", "housekeeping")), where
+        assert (probe is None) == (name in ("proxy", "runs", "housekeeping", "hub")), where
         assert probe is None or probe["periodSeconds"] * probe["failureThreshold"] >= 600, where
 
 
@@ -304,7 +307,7 @@ def test_services_lead_to_ports_of_one_kind_of_pod(overlay: str) -> None:
         if kind == "Service":
             chosen = service["spec"]["selector"].items()
             (target,) = [pod for pod in pods(overlay).values() if chosen <= pod.labels.items()]
-            named = {port["name"]: port["containerPort"] for port in target.containers[0]["ports"]}
+            named = {port["name"]: port["containerPort"] for port in target.spec["containers"][0]["ports"]}
             assert {named[port["targetPort"]] for port in service["spec"]["ports"]} == {
                 port["port"] for port in service["spec"]["ports"]
             }, name

@@ -1,11 +1,14 @@
 """Who reaches whom under k8s/'s network policies, by Kubernetes' own rules: a connection needs both ends' consent."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from amr_pipeline_tests.rendered import OVERLAYS, pods, resources
+from amr_pipeline_tests.rendered import OVERLAYS, REPOSITORY, pods, resources
 from amr_pipeline_tests.run_pods import run_pod
 
 PORTS = {
@@ -16,6 +19,7 @@ PORTS = {
     "daemon": (),
     "runs": (22,),
     "housekeeping": (22,),
+    "hub": (22,),
 }
 RAY_PORTS = (6379, 8265, 10001, 52365, 12345)
 
@@ -133,20 +137,75 @@ def test_every_pod_is_denied_both_ways_by_default(overlay: str) -> None:
             )
 
 
+def reaching(overlay: str, address: str, port: int) -> set[str]:
+    return {name for name in labels(overlay) if reaches(overlay, name, address, port)}
+
+
+ON_THE_STORE = {"code", "mlflow", "runs", "housekeeping"}
+
+
+def asks_kubernetes(overlay: str) -> set[str]:
+    return {"webserver", "daemon"} | ({"ray-head"} & labels(overlay).keys())
+
+
+def on_the_store(overlay: str) -> set[str]:
+    """Who reaches the store; what asks the API server reaches port 443 wherever it is, and has no key of the store."""
+    return ON_THE_STORE | (asks_kubernetes(overlay) if store_port(overlay) == 443 else set())
+
+
+def store_port(overlay: str) -> int:
+    """Where the overlay's object store listens."""
+    url = urlsplit(resources(overlay)["ConfigMap", "amr-deployment"]["data"]["AMR_S3_ENDPOINT"])
+    return url.port or {"http": 80, "https": 443}[url.scheme]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_reach_the_outside_by_their_labels_only(overlay: str) -> None:
-    def reaching(address: str, port: int) -> set[str]:
-        return {name for name in labels(overlay) if reaches(overlay, name, address, port)}
-
-    ray_head = {"ray-head"} & labels(overlay).keys()
     workers = {name for name in labels(overlay) if name.startswith("ray-worker")}
-    assert reaching(NAME_SERVER, 53) == labels(overlay).keys()
-    assert reaching(DATABASE, 5432) == {"code", "webserver", "daemon", "mlflow", "runs", "housekeeping"}
-    assert reaching(STORE, 9000) == {"code", "mlflow", "runs", "housekeeping"}
-    assert reaching(API_SERVER, 6443) == {"webserver", "daemon"} | ray_head
-    assert reaching(PUBLIC, 443) == workers, "models of a hub; a run reaches no public address"
-    assert reaching(PUBLIC, 80) == set()
-    assert reaching(METADATA, 80) == reaching(METADATA, 443) == set()
+    assert reaching(overlay, NAME_SERVER, 53) == labels(overlay).keys()
+    assert reaching(overlay, DATABASE, 5432) == {"code", "webserver", "daemon", "mlflow", "runs", "housekeeping"}
+    assert reaching(overlay, STORE, store_port(overlay)) == on_the_store(overlay)
+    assert reaching(overlay, API_SERVER, 6443) == asks_kubernetes(overlay)
+    assert reaching(overlay, PUBLIC, 443) == workers | {"hub"}, "models of a hub; a run reaches no public address"
+    assert reaching(overlay, PUBLIC, 80) == set()
+    assert reaching(overlay, METADATA, 80) == reaching(overlay, METADATA, 443) == set()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_more_than_the_stores_port_is_open_beside_it(overlay: str) -> None:
+    """With the private networks in place of addresses, whatever listens there on the store's port is reached too."""
+    listening = {80, 443, 2379, 6443, 8080, 8333, 8443, 9000, 10250} - {store_port(overlay)}
+    for port in listening:
+        expected = asks_kubernetes(overlay) if port in (443, 6443) else set()
+        assert reaching(overlay, API_SERVER, port) == expected, port
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_where_an_overlay_says_the_addresses_runs_reach_these_alone(overlay: str, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "k8s", tmp_path / "k8s")
+    narrowed = tmp_path / "k8s" / "overlays" / overlay / "addresses.yaml"
+    database, store = narrowed.read_text().split("\n---\n")
+    blocks = database[database.index("        - ipBlock") : database.index("      ports:")]
+    assert blocks in store
+    narrowed.write_text(
+        "\n---\n".join(
+            text.replace(blocks, f"        - ipBlock: {{cidr: {address}/32}}\n")
+            for text, address in ((database, DATABASE), (store, STORE))
+        )
+    )
+    here = str(narrowed.parent)
+    assert reaching(here, STORE, store_port(here)) == on_the_store(here)
+    assert "runs" in reaching(here, DATABASE, 5432)
+    for port in (443, 6443):
+        assert reaching(here, API_SERVER, port) == asks_kubernetes(here)
+    assert reaching(here, STORE, 5432) == set()
+    assert reaching(here, DATABASE, store_port(here)) <= asks_kubernetes(here)
+
+
+def test_until_an_overlay_says_so_nothing_reaches_a_database_or_a_store() -> None:
+    base = str(REPOSITORY / "k8s" / "base")
+    assert reaching(base, DATABASE, 5432) == set()
+    assert {port for port in (443, 8333, 9000) if reaching(base, STORE, port) - asks_kubernetes(base)} == set()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -37,7 +37,6 @@ WITHOUT_A_TEST_FILE = {
             "release",
             "reporting",
             "session",
-            "sources",
             "subsets",
         )
     },

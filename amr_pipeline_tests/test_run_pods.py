@@ -68,6 +68,13 @@ def test_with_gpus_runs_have_nodes_and_a_kernel_of_their_own() -> None:
     assert "runtimeClassName" not in run_pod("small").spec
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_daily_look_compares_engines_with_the_memory_of_runs(overlay: str) -> None:
+    (looks,), (run,) = pods(overlay)["housekeeping"].containers, run_pod(overlay).containers
+    command = looks["args"][-1].split()
+    assert f"{command[command.index('--run-memory') + 1]}Gi" == run["resources"]["limits"]["memory"]
+
+
 def test_tags_of_a_run_change_its_size_and_not_its_rights() -> None:
     def tagged(**pod: object) -> dict:
         return job("gpu", tags=(("dagster-k8s/config", json.dumps(pod)),))

@@ -29,7 +29,7 @@ class Deployment:
         study_parameters: what a parametrized study is given (`imported`: root, set).
         home: folder of this machine: SQLite of the embedded default, trainings under way, caches, logs.
         storage: folder or `s3://` address of the tables.
-        storage_options: what fsspec needs to reach it.
+        storage_options: what fsspec needs to reach it, and files of the study on `s3://`.
         ray_address: an existing cluster, or None for one inside this process.
         mlflow_uri: tracking store.
         max_engines: models in memory at a time.
@@ -179,4 +179,5 @@ def study_of(deployment: Deployment) -> Study:
     Raises:
         StudyError: its rows contradict each other, or it asks for an instruction constraint that has no rule.
     """
-    return require_known_constraints(load_study(deployment.study, deployment.study_parameters))
+    study = load_study(deployment.study, deployment.study_parameters, deployment.storage_options)
+    return require_known_constraints(study)

@@ -102,9 +102,16 @@ def carried_out(check: Check) -> list[Finding]:
 
 @dataclass
 class Doctor:
-    """The checks of one environment, in order; each may use what those before it found."""
+    """The checks of one environment, in order; each may use what those before it found.
+
+    Attributes:
+        environ: variables of the deployment.
+        run_memory: bytes that a run has, where runs are not processes of this machine; None: they are.
+        study: what the environment names, once it was loaded; None until then, and where it does not load.
+    """
 
     environ: Mapping[str, str]
+    run_memory: int | None = None
     study: Study | None = field(default=None, init=False)
     _deployment: Deployment = field(init=False, repr=False)
 
@@ -135,6 +142,11 @@ class Doctor:
         named = self.environ.get("DAGSTER_HOME")
         home = Path(named or deployment.home / "dagster_home").absolute()
         yield Check(name="dagster", run=lambda: check_instance(home, is_named=bool(named)))
+        yield Check(
+            name="dagster schema",
+            run=lambda: self._schema(home),
+            needs=("amr_pipeline.assets.schema_check",),
+        )
         yield Check(name="postgres", run=lambda: self._postgres(home), needs=("amr_pipeline.engines.postgres_check",))
         # A program of its own asks, and it has its own patience.
         yield Check(name="ray", run=self._ray, seconds=30.0, needs=("amr_pipeline.engines.ray_check",))
@@ -161,6 +173,11 @@ class Doctor:
         from amr_pipeline.engines.mlflow_check import check_mlflow
 
         return check_mlflow(self._deployment.mlflow_uri)
+
+    def _schema(self, home: Path) -> list[Finding]:
+        from amr_pipeline.assets.schema_check import check_schema
+
+        return check_schema(home, self.environ)
 
     def _postgres(self, home: Path) -> list[Finding]:
         from amr_pipeline.engines.postgres_check import Login, check_postgres
@@ -213,7 +230,9 @@ class Doctor:
         weights = [folder_bytes(folder) if folder and folder.is_dir() else 0 for folder in folders]
         # Where a cluster is joined, models take its memory.
         weights = [] if self._deployment.ray_address else weights
-        return check_room(home, room_at(home), max_engines=self._deployment.max_engines, weights=weights)
+        return check_room(
+            home, room_at(home, self.run_memory), max_engines=self._deployment.max_engines, weights=weights
+        )
 
     def _sandbox(self) -> list[Finding]:
         from amr_pipeline.engines.machine_check import check_sandbox

@@ -42,7 +42,7 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
                 note_current(done, store, key)
                 continue
             fingerprints = lineage.fingerprints("raw_queries", key)
-            read, unreadable = read_queries(rows[key], platform.read_hub)
+            read, unreadable = read_queries(rows[key], platform.read_hub, platform.storage_options)
             frame = identified(read, study.num_shards)
             counts = {f"unreadable: {name}": count for name, count in Counter(unreadable.get_column("reason")).items()}
             # Unreadable rows first: a raw_queries commit says that both are there.
@@ -66,7 +66,8 @@ def build(study: Study, partitions: StudyPartitions) -> list[dg.AssetsDefinition
             """Held-out problems: what checkpoints are measured on and queries must not resemble."""
 
             def build_one(key: str) -> Built:
-                return benchmark_problems(read_benchmark(study.benchmark(key), platform.read_hub)), {}
+                read = read_benchmark(study.benchmark(key), platform.read_hub, platform.storage_options)
+                return benchmark_problems(read), {}
 
             return publish(context, platform, study, tables.BENCHMARK_QUERIES, build_one).result()
 

@@ -23,16 +23,30 @@ DISK_LOW, DISK_NEEDED = 5 * GIBIBYTE, GIBIBYTE
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a machine has, in bytes; `memory` is what is free for processes, or the least control group's rest."""
+    """What models and tables have.
+
+    Attributes:
+        memory: bytes that are free for processes, or the least control group's rest; where runs have machines of their
+            own, what such a run has.
+        disk: bytes that are free.
+        of_runs: whether `memory` is that of runs elsewhere.
+    """
 
     memory: int
     disk: int
+    of_runs: bool = False
 
 
-def room_at(folder: Path) -> Room:
-    """What is free here, and on the disk of the first folder of a path that exists."""
+def room_at(folder: Path, run_memory: int | None = None) -> Room:
+    """What is free here, and on the disk of the first folder of a path that exists.
+
+    Args:
+        folder: the deployment's home.
+        run_memory: bytes that a run has elsewhere; None: runs are processes of this machine.
+    """
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    return Room(memory=_free_memory(), disk=shutil.disk_usage(there).free)
+    memory = _free_memory() if run_memory is None else run_memory
+    return Room(memory=memory, disk=shutil.disk_usage(there).free, of_runs=run_memory is not None)
 
 
 def check_room(folder: Path, room: Room, *, max_engines: int, weights: Iterable[int]) -> list[Finding]:
@@ -44,7 +58,7 @@ def check_room(folder: Path, room: Room, *, max_engines: int, weights: Iterable[
         max_engines: `AMR_MAX_ENGINES`.
         weights: bytes of every model that the study loads here; empty where it loads none.
     """
-    return [_disk(folder, room.disk), _memory(room.memory, max_engines, sorted(weights, reverse=True))]
+    return [_disk(folder, room.disk), _memory(room, max_engines, sorted(weights, reverse=True))]
 
 
 def _disk(folder: Path, free: int) -> Finding:
@@ -58,20 +72,21 @@ def _disk(folder: Path, free: int) -> Finding:
     )
 
 
-def _memory(free: int, max_engines: int, weights: list[int]) -> Finding:
+def _memory(room: Room, max_engines: int, weights: list[int]) -> Finding:
+    free = room.memory
+    said = f"{free / GIBIBYTE:.1f} GiB {'in a run' if room.of_runs else 'free'}"
     if not weights:
-        return ok("memory", f"{free / GIBIBYTE:.1f} GiB free; the study loads no model here")
+        return ok("memory", f"{said}; the study loads no model {'there' if room.of_runs else 'here'}")
     sizes = [ENGINE_BYTES + each for each in weights[:max_engines]]
-    said = f"{free / GIBIBYTE:.1f} GiB free"
     if sum(sizes) <= free:
         return ok("memory", f"{said} for {len(sizes)} models at a time")
     fitting = next((number for number in range(len(sizes) - 1, 0, -1) if sum(sizes[:number]) <= free), 0)
     wanted = f"{sum(sizes) / GIBIBYTE:.1f} GiB for AMR_MAX_ENGINES={max_engines}"
     if fitting:
         return warning("memory", said, wanted=wanted, fix=f"AMR_MAX_ENGINES={fitting}")
-    return broken(
-        "memory", said, wanted=wanted, fix="free memory, or let models run elsewhere: AMR_RAY_ADDRESS, engine='http'"
-    )
+    first = "give runs more memory" if room.of_runs else "free memory"
+    fix = f"{first}, or let models run elsewhere: AMR_RAY_ADDRESS, engine='http'"
+    return broken("memory", said, wanted=wanted, fix=fix)
 
 
 def _free_memory() -> int:
@@ -111,19 +126,19 @@ def check_sandbox(weakest: Isolation | None) -> list[Finding]:
     if weakest is not None and not means.isolation.suffices(weakest):
         finding = broken(
             "sandbox",
-            f"programs are isolated by {means.isolation} ({why or 'nothing stronger is here'})",
+            f"programs are isolated by {means} ({why or 'nothing stronger is here'})",
             wanted=f"{weakest} or stronger: weakest_isolation of the study's CodeVerifier row",
             fix="apt-get install bubblewrap and allow user namespaces, or accept less in the row",
         )
     elif not means.has_namespaces:
         finding = warning(
             "sandbox",
-            f"programs are isolated by {means.isolation} only ({why or 'bubblewrap is missing'})",
+            f"programs are isolated by {means} only ({why or 'bubblewrap is missing'})",
             wanted="bubblewrap and user namespaces, which also bound what a program writes",
             fix="apt-get install bubblewrap",
         )
     else:
-        finding = ok("sandbox", f"programs are isolated by {means.isolation}")
+        finding = ok("sandbox", f"programs are isolated by {means}")
     return [finding, _compiler(weakest)]
 
 

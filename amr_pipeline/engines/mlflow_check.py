@@ -10,11 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
-import sqlalchemy
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from amr_pipeline.engines.schema_versions import SchemaVersion, schema_version
 from amr_pipeline.report.findings import Finding, broken, ok, warning
 
 CHECK = "mlflow"
@@ -49,14 +48,8 @@ def _database(url: URL) -> Finding:
     is_sqlite = url.get_backend_name() == "sqlite"
     if is_sqlite and url.database and not Path(url.database).exists():
         return ok(CHECK, f"{shown} is made when it is first used")
-    arguments = {"timeout": PATIENCE_SECONDS} if is_sqlite else {"connect_timeout": int(PATIENCE_SECONDS)}
-    engine = sqlalchemy.create_engine(url, connect_args=arguments)
     try:
-        with engine.connect() as connection:
-            if not sqlalchemy.inspect(connection).has_table("alembic_version"):
-                found = None
-            else:
-                found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+        version = schema_version(url, Path(mlflow.__file__).parent / "store" / "db_migrations")
     except SQLAlchemyError as error:
         said = str(error.__cause__ or error).strip().splitlines()
         return broken(
@@ -65,27 +58,24 @@ def _database(url: URL) -> Finding:
             wanted="a database that MLflow can open",
             fix=_FIX_ADDRESS if not is_sqlite else "move the file away, or restore it from a backup",
         )
-    finally:
-        engine.dispose()
-    return _schema(shown, found)
+    return _schema(shown, version)
 
 
-def _schema(shown: str, found: str | None) -> Finding:
-    scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
-    head = scripts.get_current_head()
-    if found == head or found is None:
+def _schema(shown: str, version: SchemaVersion) -> Finding:
+    found, newest = version.found, version.newest
+    if version.standing == "current":
         return ok(CHECK, f"{shown}: {'empty' if found is None else f'schema {found}'}")
-    if found in {revision.revision for revision in scripts.walk_revisions()}:
+    if version.standing == "older":
         return broken(
             CHECK,
             f"{shown} has the older schema {found}",
-            wanted=f"schema {head} of MLflow {mlflow.__version__}",
+            wanted=f"schema {newest} of MLflow {mlflow.__version__}",
             fix=f"take a backup, then: mlflow db upgrade {shown}",
         )
     return broken(
         CHECK,
         f"{shown} has schema {found}, which MLflow {mlflow.__version__} does not know",
-        wanted=f"schema {head}",
+        wanted=f"schema {newest}",
         fix="install the MLflow that made it (a newer one), or restore the backup from before its upgrade",
     )
 

@@ -7,6 +7,7 @@ Belongs here: reading files and mapping columns. Does not belong here: judging w
 """
 
 import gzip
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +21,14 @@ import polars as pl
 from amr_pipeline import tables
 from amr_pipeline.categories import Category, from_published_name
 from amr_pipeline.sources import generated_parts
-from amr_pipeline.studies.file_contents import files_at, require_same_content
+from amr_pipeline.studies.file_contents import Options, files_at, options_for, require_same_content
 from amr_pipeline.studies.study import Benchmark, Generated, HubDataset, JsonLines, Parquet, QueryColumns, Reads, Source
 
 LONGEST_LINE_BYTES = 32 * 2**20
 """A longer line is a row that cannot be read; memory stays bounded."""
+
+READ_BYTES = 2**20
+"""Bytes of a file that lines are found in at a time."""
 
 LARGEST_DOCUMENT_BYTES = 2**30
 """A JSON document that is one list is parsed whole; lines and Parquet are not, and have no such limit."""
@@ -60,24 +64,30 @@ class Raw:
     found: str = ""
 
 
-def read_records(reads: Reads, read_hub: ReadHub | None = None) -> Iterator[Raw]:
+def read_records(reads: Reads, read_hub: ReadHub | None = None, options: Options | None = None) -> Iterator[Raw]:
     """Every record of a source in its order, unreadable ones included.
+
+    Args:
+        reads: what is read.
+        read_hub: reads data sets of the hub; None: they are refused.
+        options: what fsspec needs to reach the deployment's object store, for files on `s3://`.
 
     Raises:
         FileNotFoundError: the file is not there.
+        UnreachedFilesError: the store that holds it is not reached, or refuses.
         OversizedSourceError: compressed files come to far more than their size, or a document is too large.
         ValueError: a file does not hold what its row's digest says, or a hub data set is asked for and `read_hub` is
             not given.
     """
     if isinstance(reads, JsonLines | Parquet):
-        require_same_content(reads)
+        require_same_content(reads, options)
     if isinstance(reads, Generated):
         for record in generated_parts.records(reads.part, reads.num_rows, reads.seed):
             yield Raw(place=str(record["id"]), record=record)
     elif isinstance(reads, JsonLines):
-        yield from _json_document(reads) if reads.records_at is not None else _json_lines(reads)
+        yield from (_json_document if reads.records_at is not None else _json_lines)(reads, options)
     elif isinstance(reads, Parquet):
-        yield from _parquet(reads)
+        yield from _parquet(reads, options)
     elif read_hub is None:
         raise ValueError(
             f"{reads.repository} is on the hub, and this deployment cannot reach it; download it and name its files"
@@ -86,8 +96,8 @@ def read_records(reads: Reads, read_hub: ReadHub | None = None) -> Iterator[Raw]
         yield from (Raw(place=str(index), record=record) for index, record in enumerate(read_hub(reads)))
 
 
-def _json_lines(reads: JsonLines) -> Iterator[Raw]:
-    files = fsspec.open_files(reads.path, "rb")
+def _json_lines(reads: JsonLines, options: Options | None) -> Iterator[Raw]:
+    files = fsspec.open_files(reads.path, "rb", **options_for(reads.path, options))
     if not files:
         raise FileNotFoundError(f"there is no file at {reads.path}")
     for file in files:
@@ -98,7 +108,9 @@ def _json_lines(reads: JsonLines) -> Iterator[Raw]:
                 with cast("IO[bytes]", gzip.open(opened, "rb")) as lines:
                     yield from _lines(lines, within=within, taken=size.add)
             else:
-                yield from _lines(opened, within=within)
+                # A file of an object store reads no line up to a length.
+                with io.BufferedReader(cast("io.RawIOBase", opened), READ_BYTES) as lines:
+                    yield from _lines(cast("IO[bytes]", lines), within=within)
 
 
 class _Size:
@@ -136,9 +148,9 @@ def _lines(lines: IO[bytes], *, within: str, taken: Callable[[int], None] = lamb
             yield _parsed(place, line)
 
 
-def _opened(path: str) -> AbstractContextManager[IO[bytes]]:
+def _opened(path: str, options: Options | None) -> AbstractContextManager[IO[bytes]]:
     """A file as bytes."""
-    return cast("AbstractContextManager[IO[bytes]]", fsspec.open(path, "rb"))
+    return cast("AbstractContextManager[IO[bytes]]", fsspec.open(path, "rb", **options_for(path, options)))
 
 
 def _parsed(place: str, line: bytes) -> Raw:
@@ -151,8 +163,8 @@ def _parsed(place: str, line: bytes) -> Raw:
     return Raw(place=place, record=record)
 
 
-def _json_document(reads: JsonLines) -> Iterator[Raw]:
-    with _opened(reads.path) as opened:
+def _json_document(reads: JsonLines, options: Options | None) -> Iterator[Raw]:
+    with _opened(reads.path, options) as opened:
         content = opened.read(LARGEST_DOCUMENT_BYTES + 1)
     if len(content) > LARGEST_DOCUMENT_BYTES:
         raise OversizedSourceError(
@@ -168,14 +180,24 @@ def _json_document(reads: JsonLines) -> Iterator[Raw]:
             yield Raw(place=place, record=None, reason="malformed", found=f"not a record: {str(record)[:500]}")
 
 
-def _parquet(reads: Parquet) -> Iterator[Raw]:
-    index, (files, names) = 0, files_at(reads.path)
+def _parquet(reads: Parquet, options: Options | None) -> Iterator[Raw]:
+    index, (files, names) = 0, files_at(reads.path, options)
     size = _Size(reads.path, sum(files.size(name) or 0 for name in names))
-    for batch in pl.scan_parquet(reads.path).collect_batches():
+    for batch in pl.scan_parquet(reads.path, storage_options=_for_polars(reads.path, options)).collect_batches():
         for record in batch.iter_rows(named=True):
             size.add(_num_bytes(record))
             yield Raw(place=f"row {index}", record=record)
             index += 1
+
+
+def _for_polars(path: str, options: Options | None) -> dict[str, str] | None:
+    """Options of an S3 store in polars' words instead of fsspec's; the usual AWS variables say what these do not."""
+    given = options_for(path, options)
+    names = {"endpoint_url": "aws_endpoint_url", "key": "aws_access_key_id", "secret": "aws_secret_access_key"}
+    told = {names[name]: str(value) for name, value in given.items() if name in names}
+    if told.get("aws_endpoint_url", "").startswith("http://"):
+        told["aws_allow_http"] = "true"
+    return told or None
 
 
 def _num_bytes(value: object) -> int:
@@ -301,14 +323,17 @@ def query_row(raw: Raw, row: Source | Benchmark) -> dict[str, object]:
     }
 
 
-def read_queries(row: Source | Benchmark, read_hub: ReadHub | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read_queries(
+    row: Source | Benchmark, read_hub: ReadHub | None = None, options: Options | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(`raw_queries` rows, `unreadable_rows` rows) of one source or benchmark; together every record once.
 
-    The first frame lacks `query_id` and `shard`, which `queries.identity.identified` adds.
+    The first frame lacks `query_id` and `shard`, which `queries.identity.identified` adds. `options` are those of
+    `read_records`.
     """
     rows: list[dict[str, object]] = []
     unreadable: list[dict[str, object]] = []
-    for raw in read_records(row.reads, read_hub):
+    for raw in read_records(row.reads, read_hub, options):
         try:
             rows.append(query_row(raw, row))
         except UnreadableRowError as error:
@@ -325,13 +350,13 @@ def read_queries(row: Source | Benchmark, read_hub: ReadHub | None = None) -> tu
     return pl.DataFrame(rows, schema=schema), pl.DataFrame(unreadable, schema=tables.UNREADABLE_ROWS.schema)
 
 
-def read_benchmark(row: Benchmark, read_hub: ReadHub | None = None) -> pl.DataFrame:
+def read_benchmark(row: Benchmark, read_hub: ReadHub | None = None, options: Options | None = None) -> pl.DataFrame:
     """Rows of one benchmark as `read_queries` gives them.
 
     Raises:
         ValueError: a problem cannot be read, because a benchmark with holes measures something else.
     """
-    rows, unreadable = read_queries(row, read_hub)
+    rows, unreadable = read_queries(row, read_hub, options)
     if not unreadable.is_empty():
         first = unreadable.row(0, named=True)
         raise ValueError(

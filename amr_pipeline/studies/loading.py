@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from amr_pipeline.studies.file_contents import with_digests
+from amr_pipeline.studies.file_contents import Options, with_digests
 from amr_pipeline.studies.study import Study, StudyError
 
 SHIPPED = ("micro", "deepdistill", "imported")
 """Studies that come with the package."""
 
 
-def load_study(name_or_path: str, parameters: Mapping[str, str]) -> Study:
+def load_study(name_or_path: str, parameters: Mapping[str, str], options: Options | None = None) -> Study:
     """The study of a module here (`deepdistill`), or of a `.py` file that a user wrote (`studies/mine.py`).
 
     The module defines `STUDY`, or, where it takes parameters, `study(parameters)`; `study` wins where both stand.
@@ -25,6 +25,7 @@ def load_study(name_or_path: str, parameters: Mapping[str, str]) -> Study:
     Args:
         name_or_path: what `AMR_STUDY` says.
         parameters: what a parametrized study is given.
+        options: what fsspec needs to reach the deployment's object store, for rows that read from `s3://`.
 
     Raises:
         StudyError: there is no such study, it defines neither, what it defines is not a `Study`, its rows contradict
@@ -45,7 +46,7 @@ def load_study(name_or_path: str, parameters: Mapping[str, str]) -> Study:
         study = module.STUDY
     if not isinstance(study, Study):
         raise StudyError(f"study {name_or_path!r} gives a {type(study).__name__}; wanted a Study")
-    return with_digests(study)
+    return with_digests(study, options)
 
 
 def _module_named(name: str) -> ModuleType:

@@ -252,3 +252,10 @@ def test_no_secret_of_the_environment_is_in_any_finding(well: SetUp):
     assert len(found) > 10
     assert CANARY not in findings_text(found)
     assert CANARY not in json.dumps([str(one) for one in found])
+
+
+def test_runs_with_machines_of_their_own_are_looked_at_with_their_memory(world: ImportedWorld, tmp_path: Path):
+    environ = {"AMR_STUDY": "micro", "AMR_HOME": str(tmp_path / "home"), "DAGSTER_HOME": str(tmp_path / "none")}
+    looks = Doctor(environ, run_memory=2**30)
+    found = {one.check: one for one in looks.findings()}
+    assert (found["memory"].level, found["memory"].found) == ("broken", "1.0 GiB in a run")

@@ -97,9 +97,63 @@ def test_a_run_in_dagster_gives_signs_while_its_platform_is_open(instance: dg.Da
     platform = Platform(home=str(tmp_path), storage=str(tmp_path / "tables"), mlflow_uri="sqlite://")
     done = dg.materialize([product], instance=instance, resources={"platform": platform})
     assert seen == [str(tmp_path)]
-    last = sign_of(instance, done.run_id)
     time.sleep(0.05)
-    assert sign_of(instance, done.run_id) == last, "a run that ended gives no sign any more"
+    assert sign_of(instance, done.run_id) is None, "a run that ended gives no sign any more, and leaves none"
+
+
+def test_signs_of_runs_that_were_killed_or_deleted_are_removed_when_the_next_run_is_watched(
+    instance: dg.DagsterInstance,
+):
+    statuses = {"killed": "FAILURE", "ended": "SUCCESS", "at work": "STARTED", "starts": "STARTING"}
+    runs = {
+        name: instance.add_run(dg.DagsterRun(job_name="any", status=dg.DagsterRunStatus(status)))
+        for name, status in statuses.items()
+    }
+    ids = {name: run.run_id for name, run in runs.items()} | {"deleted": "a run that there is not"}
+    cursors = instance.daemon_cursor_storage
+    cursors.set_cursor_values({f"amr/sign_of_life/{run_id}": "1" for run_id in ids.values()} | {"another cursor": "1"})
+    assert polled(instance, runs["at work"]) is WorkerStatus.RUNNING
+    assert {name for name, run_id in ids.items() if sign_of(instance, run_id)} == {"at work", "starts"}
+    assert cursors.get_cursor_values({"another cursor"}) == {"another cursor": "1"}
+
+
+def test_a_storage_that_is_away_when_a_run_ends_does_not_fail_it(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+):
+    def away(*_: object) -> None:
+        raise OperationalError("delete", {}, ConnectionRefusedError("away"))
+
+    with giving_signs(instance, "one"):
+        until(lambda: sign_of(instance, "one") is not None)
+        monkeypatch.setattr(lost_runs, "_forget", away)
+    assert sign_of(instance, "one") is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("dagster_k8s", "K8sRunLauncher"), ("amr_pipeline.assets.kubernetes_runs", "AskingRunLauncher")],
+)
+def test_a_run_in_a_pod_without_a_token_of_kubernetes_needs_none(tmp_path: Path, module: str, name: str):
+    config = {"service_account_name": "runs", "instance_config_map": "any", "dagster_home": "/opt/amr/dagster_home"}
+    launcher = {"module": module, "class": name, "config": {**config, "load_incluster_config": True}}
+    seen: list[str] = []
+
+    @dg.asset
+    def product(platform: Platform) -> None:
+        seen.append(platform.home)
+
+    settings = {"run_launcher": launcher, "telemetry": {"enabled": False}}
+    platform = Platform(home=str(tmp_path), storage=str(tmp_path / "tables"), mlflow_uri="sqlite://")
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=settings) as instance:
+        assert dg.materialize([product], instance=instance, resources={"platform": platform}).success
+        assert seen == [str(tmp_path)]
+        with pytest.raises(Exception, match="Service host/port is not set"):
+            _ = instance.run_launcher
+
+
+def test_an_instance_of_one_process_has_nobody_who_reads_signs():
+    with dg.DagsterInstance.ephemeral() as instance, giving_signs(instance, "one"):
+        assert sign_of(instance, "one") is None
 
 
 def test_without_the_launcher_nothing_is_recorded(tmp_path: Path):

@@ -43,6 +43,15 @@ def test_too_many_engines_for_the_memory_are_found_and_the_named_number_fits():
     assert room(20, 2, [2**20, 30 * GIBIBYTE]).level == "broken", "weights count, the largest first"
 
 
+def test_engines_of_runs_elsewhere_are_compared_with_the_memory_of_runs(tmp_path: Path):
+    def found(gibibytes: int) -> Finding:
+        return check_room(tmp_path, room_at(tmp_path, gibibytes * GIBIBYTE), max_engines=3, weights=SMALL)[1]
+
+    assert (found(32).level, found(32).found) == ("ok", "32.0 GiB in a run for 3 models at a time")
+    assert (found(5).level, found(5).fix) == ("warning", "AMR_MAX_ENGINES=2")
+    assert found(1).fix.startswith("give runs more memory")
+
+
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch):
     """What was found out about this machine is forgotten before and after."""
