@@ -48,7 +48,9 @@ def test_requests_go_out_longest_first_where_everything_is_asked(measured: Impor
 
 
 @pytest.mark.parametrize(
-    "settings", [{"budget": Budget(tokens=10**6)}, {"budget": Budget(money=1e6)}, {"is_limited": True}], ids=str
+    "settings",
+    [{"budget": Budget(tokens=10**6)}, {"budget": Budget(money=1e6)}, {"is_limited": True}],
+    ids=["tokens", "money", "somebody else's"],
 )
 def test_where_a_budget_may_end_the_run_its_beginning_is_a_random_sample(
     measured: ImportedWorld, settings: dict[str, object]
