@@ -285,7 +285,7 @@ class Pool:
                 replica.starting, replica.starts_at = None, time.monotonic() + pause
                 log.warning("%s; tried again in %.0f s", error, pause)
                 return
-            if not any(one.is_ready for one in self.replicas if one is not replica):
+            if len(self.replicas) == 1:
                 self.close()
                 raise
             log.warning("%s; the others go on", error)

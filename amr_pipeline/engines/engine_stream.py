@@ -58,9 +58,6 @@ PROBE_SECONDS = 1_800.0
 """Longest wait for an engine that is to answer a harmless question while another one has nothing to do: large models
 load for many minutes."""
 
-CAUSE_CHARACTERS = 200
-"""Kept of what a death came down to, with each response that it hit: Ray goes on at length."""
-
 PROBE = Work(work_id="probe", kind="write", messages=(("user", "Hello"),))
 
 
@@ -299,7 +296,7 @@ class Stream:
             ) from error
         self._pool.restart(replica)
         self._deaths.update(item.work_id for item in victims)
-        self._causes |= {item.work_id: last_line(error)[:CAUSE_CHARACTERS] for item in victims}
+        self._causes |= {item.work_id: last_line(error) for item in victims}
         if len(victims) == 1 and self._deaths[victims[0].work_id] > 1:
             replica.accused = victims[0]
         elif len(victims) <= SUSPECTS_TOGETHER:

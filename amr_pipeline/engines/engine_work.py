@@ -21,6 +21,10 @@ GPU_SEQUENCES = 256
 """Requests stepped together on a GPU, until the engine has said how many it takes (`Load`)."""
 
 
+CAUSE_CHARACTERS = 200
+"""Kept of what a death came down to, with each response that it hit: Ray goes on at length."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """What makes two engines the same: weights, and how they are loaded.
@@ -118,7 +122,10 @@ class Load:
 
 def after_failures(done: Done, number: int, last: str | None) -> Done:
     """The same, with attempts on top that were in vain before; `last`: why the last of them failed."""
-    return replace(done, attempts=done.attempts + number, last_failure=done.last_failure or last) if number else done
+    if not number:
+        return done
+    cause = done.last_failure or (last or "")[:CAUSE_CHARACTERS]
+    return replace(done, attempts=done.attempts + number, last_failure=cause)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,7 @@ class PoolKeeper:
         self._changed = threading.Condition()
         self._made = self._used = time.monotonic()
         self._weights: str | None = None
+        self._is_open = False
         self._error: tuple[str, str] | None = None
         self._is_leaving = False
         self._me = ray.get_runtime_context().current_actor
@@ -148,7 +149,7 @@ class PoolKeeper:
                 raise NotACallerError(f"pool {self._name} does not know this caller, or has given it up")
             one.heard = time.monotonic()
             one.asked += [replace(item, work_id=f"{caller}/{item.work_id}") for item in new]
-            was_waiting = one.waits = one.waits is None or one.waits
+            was_waiting = one.waits = one.waits is not False and not (self._is_open and one.weights == self._weights)
             self._changed.notify_all()
             while len(one.done) < at_least and self._error is None and (left := deadline - time.monotonic()) > 0:
                 if one.waits != was_waiting:
@@ -217,6 +218,7 @@ class PoolKeeper:
 
     def _say_ready(self) -> None:
         with self._changed:
+            self._is_open = True
             for one in self._callers.values():
                 if one.weights == self._weights:
                     one.waits = False
@@ -235,6 +237,7 @@ class PoolKeeper:
                         return False
                     self._pool.end_idle(time.monotonic())
                 elif self._error is None and (first := next(self._with_work(), None)) is not None:
+                    self._is_open = self._is_open and first.weights == self._weights
                     self._weights = first.weights
                     return True
                 self._changed.wait(LOOK_SECONDS)
@@ -281,7 +284,7 @@ class PoolKeeper:
         log.warning("pool %s: %s", self._name, error)
         self._pool.close()
         with self._changed:
-            self._error = type(error).__name__, str(error)
+            self._is_open, self._error = False, (type(error).__name__, str(error))
             self._changed.notify_all()
 
     # ------------------------------------------------------------------------------------------------------ bookkeeping

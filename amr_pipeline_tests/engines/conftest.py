@@ -1,6 +1,6 @@
-"""A real S3 server for the tests of storage and tables.
+"""A real S3 server for the tests of storage and tables, and a cluster that is left without pools.
 
-Does not belong here: Ray, which the conftest above starts.
+Does not belong here: starting Ray, which the conftest above does.
 """
 
 from collections.abc import Iterator
@@ -25,3 +25,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str
         return str(tmp_path / "root"), {}
     bucket, options = request.getfixturevalue("s3")
     return f"{bucket}/{tmp_path.name}", options
+
+
+@pytest.fixture
+def cluster(ray_cluster: None) -> Iterator[None]:
+    """The tests' cluster, on which no pool is left afterwards."""
+    from amr_pipeline.engines.kept_pools import listed_pools, stop_pool
+
+    yield
+    for one in listed_pools():
+        stop_pool(one.name, also_used=True)

@@ -13,7 +13,7 @@ import pytest
 
 from amr_pipeline.engines import engine_replicas
 from amr_pipeline.engines.engine_replicas import MOST_STARTS, Pool, PoolSize
-from amr_pipeline.engines.engine_stream import EngineKeepsDyingError, EngineStartError
+from amr_pipeline.engines.engine_stream import EngineKeepsDyingError, EngineStartError, Replica
 from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
 
 pytestmark = pytest.mark.engines
@@ -167,6 +167,18 @@ def test_engines_that_work_go_on_without_one_that_cannot_be_replaced(
     one.open()
     assert len(one.replicas) == 2, "it is tried again when the pool is next used"
     one.close()
+
+
+def test_one_more_that_does_not_start_ends_nothing_while_another_is_started_again(monkeypatch: pytest.MonkeyPatch):
+    def fails(pool: Pool, replica: Replica) -> None:
+        raise EngineStartError("no memory")
+
+    monkeypatch.setattr(Pool, "_take_in", fails)
+    one = pool()
+    restarting, more = Replica(starting="in the place of a dead one"), Replica(starting="one more")
+    one.replicas = [restarting, more]
+    one.arrive(more)
+    assert one.replicas == [restarting]
 
 
 def and_more(pieces: list[Work], until: Callable[[], bool]) -> Iterator[Work]:

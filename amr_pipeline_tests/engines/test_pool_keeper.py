@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 import ray
@@ -69,8 +70,8 @@ def pool(model: str, idle_seconds: float = 600.0) -> KeptPool:
     return KeptPool(settings, {}, Named, PoolSize(), idle_seconds)
 
 
-def work(count: int, said: str = "?") -> list[Work]:
-    return [Work(work_id=f"w{index}", kind="write", messages=(("user", said),)) for index in range(count)]
+def work(number: int, said: str = "?") -> list[Work]:
+    return [Work(work_id=f"w{index}", kind="write", messages=(("user", said),)) for index in range(number)]
 
 
 def until(reached: Callable[[], bool], seconds: float = 180.0) -> None:
@@ -78,13 +79,6 @@ def until(reached: Callable[[], bool], seconds: float = 180.0) -> None:
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-@pytest.fixture
-def cluster(ray_cluster: None) -> Iterator[None]:
-    yield
-    for one in listed_pools():
-        stop_pool(one.name, also_used=True)
 
 
 def answers(
@@ -119,6 +113,30 @@ def test_callers_share_engines_and_none_gets_the_answers_of_another(cluster: Non
     (listed,) = listed_pools()
     assert listed.load.engines == 1
     assert listed.idle_seconds is not None
+
+
+def test_who_comes_while_another_works_is_served_at_once(cluster: None):
+    over, begun = threading.Event(), threading.Event()
+
+    def endless() -> Iterator[Work]:
+        deadline = time.monotonic() + 60
+        for number in count():
+            if over.is_set() or time.monotonic() > deadline:
+                return
+            yield Work(work_id=f"w{number}", kind="write", messages=(("user", "slowly"),))
+
+    def ask() -> None:
+        with kept_pool(pool("own"), "the first", None) as first:
+            for _ in first.run(endless()):
+                begun.set()
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    assert begun.wait(180)
+    assert len(answers(pool("own"), 20)) == 1
+    assert caller.is_alive(), "the first has not ended"
+    over.set()
+    caller.join()
 
 
 def test_callers_with_other_weights_wait_for_their_turn_and_none_for_ever(cluster: None):

@@ -1,16 +1,11 @@
 """Whether training asks for GPUs, and what makes room for it on a cluster that others use, too."""
 
-import os
-import time
-from collections.abc import Callable, Iterator
-
 import pytest
 import ray
 
-from amr_pipeline.engines.engine_replicas import PoolSize
-from amr_pipeline.engines.engine_work import Done, EngineSettings, Exchanged, Load, Work
-from amr_pipeline.engines.kept_pools import KeptPool, kept_pool, listed_pools, stop_pool
+from amr_pipeline.engines.kept_pools import kept_pool, listed_pools
 from amr_pipeline.engines.training_workers import make_room_for_training, trains_on_gpu
+from amr_pipeline_tests.engines.test_pool_keeper import pool, until, work
 
 SHARED = "127.0.0.1:6379"
 
@@ -33,55 +28,10 @@ def test_workers_ask_for_gpus_as_their_row_says_unless_a_private_cluster_has_non
     assert trains_on_gpu(gpus_per_worker, ray_address=ray_address, gpus_here=gpus_here) is on_gpu
 
 
-class Echo:
-    """An engine without a model, on one core."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._held: list[Work] = []
-
-    def name(self) -> str:
-        return f"echo {os.getpid()}"
-
-    def reload(self, folder: str) -> None:
-        raise AssertionError("it has no weights")
-
-    def forget(self) -> None:
-        self._held.clear()
-
-    def exchange(self, new: list[Work], at_least: int, seconds: float, give_back: int) -> Exchanged:
-        ready, self._held = [*self._held, *new], []
-        return Exchanged(
-            done=[
-                Done(work_id=one.work_id, text="", finish_reason="stop", prompt_tokens=1, response_tokens=1)
-                for one in ready
-            ],
-            load=Load(running=0, waiting=0, limit=8, kv_use=None),
-        )
-
-
-def pool(model: str) -> KeptPool:
-    settings = EngineSettings(model=model, revision=None, max_model_len=8192, dtype="auto")
-    return KeptPool(settings, {}, Echo, PoolSize(), idle_seconds=600.0)
-
-
-def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def cluster(ray_cluster: None) -> Iterator[None]:
-    yield
-    for one in listed_pools():
-        stop_pool(one.name, also_used=True)
-
-
 @pytest.mark.engines
 @pytest.mark.timeout(600)
 def test_idle_pools_of_others_go_before_training_starts_if_their_place_is_needed(cluster: None):
-    question = [Work(work_id="w", kind="write", messages=(("user", "?"),))]
+    question = work(1)
     with kept_pool(pool("used"), "a run", None) as used:
         assert list(used.run(question))
         with kept_pool(pool("idle"), "another run", None) as left:
@@ -103,7 +53,7 @@ def test_idle_pools_of_others_go_before_training_starts_if_their_place_is_needed
 @pytest.mark.timeout(600)
 def test_a_missing_gpu_ends_every_idle_pool_and_is_left_to_the_cluster(cluster: None):
     with kept_pool(pool("idle"), "a run", None) as left:
-        assert list(left.run([Work(work_id="w", kind="write", messages=(("user", "?"),))]))
+        assert list(left.run(work(1)))
     until(lambda: all(not one.callers for one in listed_pools()))
     make_room_for_training(1, gpus_per_worker=1, ray_address=SHARED)
     assert listed_pools() == []
